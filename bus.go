@@ -1,0 +1,183 @@
+package posthorn
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/posthorn/posthorn/driver"
+	"github.com/posthorn/posthorn/internal/engine"
+)
+
+// A Bus is an open broker. It publishes events and runs groups. All methods are
+// safe for concurrent use.
+type Bus struct {
+	opts   *options
+	url    string
+	log    *slog.Logger
+	drv    driver.Driver
+	alarms *alarms
+	count  counters
+	gate   *engine.Gate
+	done   chan struct{} // closed when Close has begun
+	work   sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	types  map[string]*typeDef
+	topics map[string]*openTopic
+	groups map[string]*Group
+	bad    []error // what is wrong with groups that were asked for
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+func newBus(o *options, url string) *Bus {
+	b := &Bus{
+		opts:   o,
+		url:    url,
+		log:    o.log,
+		gate:   engine.NewGate(),
+		done:   make(chan struct{}),
+		types:  map[string]*typeDef{},
+		topics: map[string]*openTopic{},
+		groups: map[string]*Group{},
+	}
+	b.alarms = &alarms{log: o.log, hook: o.onAlarm, now: b.now, n: &b.count.alarms, all: map[[2]string]Alarm{}}
+	return b
+}
+
+func (b *Bus) start(d driver.Driver) *Bus {
+	b.drv = d
+	b.work.Add(1)
+	go b.retain()
+	return b
+}
+
+func (b *Bus) now() time.Time { return b.opts.now() }
+
+func (b *Bus) env() driver.Env {
+	return driver.Env{Service: b.opts.service, Log: b.log, Alarm: b.alarms.raise, Now: b.now}
+}
+
+// Run starts all groups and waits until ctx ends; then it stops them all, each
+// within its GroupConfig.Drain, with the bus still working. It returns nil after
+// a clean stop. When a group cannot be started, those that were are stopped and
+// the error is returned.
+func (b *Bus) Run(ctx context.Context) error {
+	groups, err := b.allGroups()
+	if err != nil {
+		return err
+	}
+	if len(groups) == 0 {
+		return errorf(CodeInvalid, "run: the bus has no group; make one with bus.Group and give it a handler")
+	}
+	var started []*Group
+	for _, g := range groups {
+		if err = g.Start(ctx); err != nil {
+			break
+		}
+		started = append(started, g)
+	}
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case <-b.done:
+			err = errorf(CodeClosed, "run: the bus was closed")
+		}
+	} else if ctx.Err() != nil {
+		err = nil // it was asked to end before all groups had started
+	}
+	return firstError(err, stopAll(context.WithoutCancel(ctx), started))
+}
+
+func stopAll(ctx context.Context, groups []*Group) error {
+	errs := make([]error, len(groups))
+	var wg sync.WaitGroup
+	for i, g := range groups {
+		wg.Go(func() { errs[i] = g.Stop(ctx) })
+	}
+	wg.Wait()
+	return firstError(errs...)
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *Bus) allGroups() ([]*Group, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.bad) > 0 {
+		return nil, b.bad[0]
+	}
+	var groups []*Group
+	for _, g := range b.groups {
+		groups = append(groups, g)
+	}
+	return groups, nil
+}
+
+// Close stops all groups, waits for what is being published and closes the
+// broker. Groups drain within their GroupConfig.Drain, all of it within ctx.
+// Closing twice is harmless: the second call waits for the first.
+func (b *Bus) Close(ctx context.Context) error {
+	b.closeOnce.Do(func() { b.closeErr = b.close(ctx) })
+	return b.closeErr
+}
+
+func (b *Bus) close(ctx context.Context) error {
+	groups, _ := b.allGroups()
+	err := stopAll(ctx, groups)
+	b.mu.Lock()
+	b.closed = true
+	close(b.done)
+	var writers []*writer
+	for _, t := range b.topics {
+		writers = append(writers, t.writers...)
+	}
+	b.mu.Unlock()
+	for _, w := range writers {
+		w.close()
+	}
+	b.work.Wait()
+	if cerr := b.drv.Close(ctx); cerr != nil && err == nil {
+		err = wrapf(cerr, "close %s", b.url)
+	}
+	b.alarms.idle.Wait()
+	return err
+}
+
+// declare checks a definition against those that the bus knows of.
+func (b *Bus) declare(d *typeDef) error {
+	if d.err != nil {
+		return d.err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return errorf(CodeClosed, "event type %q: the bus is closed", d.name)
+	}
+	if d.untyped {
+		return nil // it says nothing that could be at odds
+	}
+	old, ok := b.types[d.name]
+	if !ok {
+		b.types[d.name] = d
+		return nil
+	}
+	if old == d {
+		return nil
+	}
+	if what := d.differs(old); what != "" {
+		return errorf(CodeConflict, "event type %q is defined twice on this bus, with a different %s; define it once, in a package that both sides import", d.name, what)
+	}
+	return nil
+}

@@ -1,0 +1,418 @@
+// Package driver is the seam between Posthorn and a broker.
+//
+// Users never see it: they open a bus by URL and hold a *posthorn.Bus. A broker
+// is joined to Posthorn by implementing [Driver] and registering the scheme of
+// its URLs, as database/sql does it:
+//
+//	func init() { driver.Register("memory", open) }
+//
+// # Who owns what
+//
+// The core owns all that must be the same everywhere: encoding, batching,
+// limits, scheduling per key, attempts and retries, what a lane entry says,
+// timeouts, drain, retention. A driver owns what differs from broker to broker:
+// to store a batch durably and say of each message whether it is stored, to give
+// partitions to members behind a fence, to hand out deliveries, to record how far
+// a group has come, to keep lanes, to create topology and describe it.
+//
+// A driver retries nothing by itself: it does not know whether a repetition
+// would break an order. What it cannot do it declares in [Caps]; the core then
+// refuses what needs it, and the suite in package drivertest holds the driver to
+// all the rest.
+package driver
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// An Env is what the core lends to a driver for as long as it is open.
+type Env struct {
+	// Service is the name of the service that opened the bus.
+	Service string
+	// Log is never nil.
+	Log *slog.Logger
+	// Alarm raises or clears an alarm. It never blocks and is never nil.
+	Alarm func(Alarm)
+	// Now is the wall clock. It is never nil.
+	Now func() time.Time
+}
+
+// An Alarm is something that a person must know of. The core turns it into an
+// error log, a reason of ill health, a counter and a call of the user's hook.
+type Alarm struct {
+	// Code names the kind of alarm, "sync_failed".
+	Code string
+	// Thing names what it is about: a topic, a group, a directory.
+	Thing string
+	// Text says what happened, what it means and what to do.
+	Text string
+	// Cleared ends the alarm of the same Code and Thing instead of raising it.
+	Cleared bool
+}
+
+// Caps says what a driver can do. It does not change after the driver was opened.
+type Caps struct {
+	// Queue tells which shape of source the driver offers. False is a log: a
+	// partition is read in order and a [Checkpoint] says how far. True is a
+	// queue: each delivery is settled by itself with [Tenure.Settle].
+	Queue bool
+	// DedupWindow is for how long a repeated message id on one topic is
+	// recognised by default. Zero: a repeated id is stored again.
+	DedupWindow time.Duration
+	// ReadFrom tells whether a new group may begin at the start of what is kept
+	// or at a time. Without it a group can only begin with what comes next.
+	ReadFrom bool
+	// CheckpointBytes bounds Checkpoint.Finished, and so the window.
+	CheckpointBytes int
+	// MaxMessage is the largest message that the broker stores, in bytes,
+	// attributes, headers and body together.
+	MaxMessage int
+	// Outlives tells whether what is stored outlives the process.
+	Outlives bool
+	// Missing maps what the driver cannot do to the reason. The keys begin with
+	// the promise concerned, "P2 beginning". The suite prints it.
+	Missing map[string]string
+}
+
+// A Driver is an open broker. All methods may be called concurrently.
+//
+// Everything that creates or changes something is durable when it returns nil.
+// Errors wrap one of the sentinel errors of this package where one fits.
+type Driver interface {
+	Caps() Caps
+
+	// EnsureTopic creates the topic unless it exists and returns it as it
+	// stands. It never changes a topic that exists: the core compares.
+	EnsureTopic(ctx context.Context, want TopicSpec) (stands TopicSpec, err error)
+
+	// EnsureGroup registers the group unless it is, adds the topics and types
+	// that it lacks, and returns it as it stands. The topics must exist. A topic
+	// that is new to the group begins where want.Start says, in each partition,
+	// from this call on: what is published after it returns is the group's.
+	EnsureGroup(ctx context.Context, want GroupSpec) (stands GroupSpec, err error)
+
+	// DropTypes removes types from the group's recorded subscription. A topic
+	// without types leaves the group, with its positions. Lanes stay.
+	DropTypes(ctx context.Context, group string, types []string) error
+
+	// Groups returns all registered groups.
+	Groups(ctx context.Context) ([]GroupSpec, error)
+
+	// Append stores a batch in one partition, in its order, and after all that
+	// earlier calls for the partition have stored. It may return at once; it
+	// blocks while the driver has as much under way as it wants. done is called
+	// exactly once, on any goroutine, with one outcome a message, and does not
+	// block. Until then msgs and all they point to belong to the driver.
+	//
+	// An outcome is Stored only when the message is held as durably as the
+	// broker can be told to. When the deadline passes first, what is not known
+	// to be stored is Unknown, or NotStored where it was surely not sent.
+	Append(p Partition, msgs []Message, deadline time.Time, done func([]Outcome))
+
+	// Join makes this process a member of the group on these topics, all of
+	// which stand in its record. It returns when ctx has ended, or with the
+	// error that ended the membership. It calls m.Assigned for each partition
+	// that the member gets. The core has released all tenures when it ends ctx.
+	Join(ctx context.Context, group string, topics []string, m Member) error
+
+	// Positions tells where the group stands in each partition of its topics,
+	// without joining it.
+	Positions(ctx context.Context, group string) ([]Position, error)
+
+	// Trim deletes what lies below a position (exclusive) and was stored before
+	// a time; a zero time means whatever its age. The core has made sure that
+	// every group has settled it. It returns how many messages went.
+	Trim(ctx context.Context, p Partition, below uint64, before time.Time) (int64, error)
+
+	// Lane gives access to a lane from outside a tenure.
+	Lane(group string, p Partition) Lane
+
+	// Describe lists what the driver has set up on the broker, and why.
+	Describe(ctx context.Context) ([]Thing, error)
+
+	// Health returns nil when the broker can be reached and stores messages.
+	Health(ctx context.Context) error
+
+	// Close ends the driver. The core has left all groups. Appends that are
+	// under way complete first, as far as ctx allows.
+	Close(ctx context.Context) error
+}
+
+// A Member is the engine's side of a membership. The driver calls its methods
+// one at a time for one partition.
+type Member interface {
+	// Assigned hands over a partition. It returns at once.
+	Assigned(t Tenure)
+	// Revoke asks for a partition back. It returns when the tenure has been
+	// released, or when ctx ends.
+	Revoke(ctx context.Context, t Tenure)
+	// Lost says that a tenure has ended without being released: no handler of
+	// it starts any more, and nothing of it is settled.
+	Lost(t Tenure, err error)
+}
+
+// A Tenure is one holder's time on a partition and its lane. A write after the
+// broker has given the partition to somebody else fails with [ErrLost]; it is
+// the broker that refuses it, not a clock.
+type Tenure interface {
+	Partition() Partition
+
+	// Fence is higher than the fence of any earlier tenure of the partition in
+	// this group.
+	Fence() uint64
+
+	// Start is the checkpoint that the last holder left. With a log the first
+	// Fetch begins after its Floor.
+	Start() Checkpoint
+
+	// StartBy is the time after which no handler may be started, as a reading
+	// with a monotonic clock; zero when the tenure cannot lapse.
+	StartBy() time.Time
+
+	// Fetch waits until there is at least one delivery and fills into with what
+	// is there, in order, about maxBytes of bodies and at least one. It is
+	// called by one goroutine. What it returns stays untouched until it is
+	// settled or lies below the floor. An error ends the tenure if it is
+	// ErrLost; after any other one the core waits and calls again.
+	Fetch(ctx context.Context, into []Delivery, maxBytes int) (int, error)
+
+	// Checkpoint records how far the holder is. Log only. It is called by one
+	// goroutine. The record never passes what is durably stored: where messages
+	// can be read before they are durable, Checkpoint waits for that first.
+	Checkpoint(ctx context.Context, c Checkpoint) error
+
+	// Settle settles deliveries. Queue only. It is called by one goroutine.
+	Settle(ctx context.Context, s []Settlement) error
+
+	// Lane is the partition's lane, for the holder.
+	Lane() Lane
+
+	// Release ends the tenure: c is recorded, all that is not settled becomes
+	// available to the next holder at once, and in the partition's order.
+	Release(ctx context.Context, c Checkpoint) error
+}
+
+// A Lane is a group's own durable store beside one partition: what is due
+// later, parked behind another message of its key, or dead. All methods may be
+// called concurrently; two calls that touch the same name are not.
+type Lane interface {
+	// Scan walks over all entries in the order of their names, without bodies.
+	// It begins behind the name after ("" is the start) and returns up to max
+	// entries and the name to go on behind, which is "" at the end.
+	Scan(ctx context.Context, after string, max int) (entries []Entry, next string, err error)
+
+	// Get returns the entries of these names, with bodies. What does not exist
+	// is left out.
+	Get(ctx context.Context, names []string) ([]Entry, error)
+
+	// Parked returns up to max entries of a key that are in state Parked and
+	// whose Order is above after, by Order, with bodies.
+	Parked(ctx context.Context, key string, after uint64, max int) ([]Entry, error)
+
+	// Apply carries out operations in their order. Each is atomic, the batch is
+	// not. It sets Err of each operation that failed and Rev of each entry that
+	// it put, and returns the first Err. What it stored is durable when it
+	// returns, except for entries in state Boot, which have to outlive the
+	// process only.
+	Apply(ctx context.Context, ops []LaneOp) error
+}
+
+// A LaneOp puts an entry, replacing it whole, or deletes it.
+type LaneOp struct {
+	// Entry is the entry to put or delete. For a put, Rev 0 means that no entry
+	// of the name may exist; any other value, that the entry still has this
+	// revision. ErrConflict says that it is not so. A delete looks at the Name
+	// only, and deleting what does not exist succeeds.
+	Entry  *Entry
+	Delete bool
+	// Err is set by Apply.
+	Err error
+}
+
+// A Partition is a share of a topic's keys.
+type Partition struct {
+	Topic string
+	N     int // from 0
+}
+
+// An Attr is a CloudEvents attribute or a header, without the broker's prefix
+// and escapes.
+type Attr struct{ Name, Value string }
+
+// A Message is an event on its way. The fields that every event has are the
+// CloudEvents attributes id, source, type, subject, time and datacontenttype;
+// specversion is 1.0 and the driver's to write. A message with an empty Type has
+// no CloudEvents attributes: it is foreign.
+type Message struct {
+	ID          string
+	Source      string
+	Type        string
+	Key         string // subject
+	Time        string // RFC 3339
+	ContentType string
+	Attrs       []Attr // the other CloudEvents attributes, names in lower case
+	Headers     []Attr // the user's own headers
+	Body        []byte
+}
+
+// Size is the length of all that a message carries, in bytes, without what the
+// broker adds.
+func (m *Message) Size() int {
+	n := len(m.ID) + len(m.Source) + len(m.Type) + len(m.Key) + len(m.Time) + len(m.ContentType) + len(m.Body)
+	for _, a := range m.Attrs {
+		n += len(a.Name) + len(a.Value)
+	}
+	for _, a := range m.Headers {
+		n += len(a.Name) + len(a.Value)
+	}
+	return n
+}
+
+// A StoreState says what became of a message that was published.
+type StoreState uint8
+
+const (
+	// Unknown: it may have been stored. Sent again with the same id it is
+	// stored once, within the broker's de-duplication window.
+	Unknown StoreState = iota
+	// Stored durably.
+	Stored
+	// NotStored, and never will be by that call.
+	NotStored
+)
+
+// An Outcome is what became of one message of an Append.
+type Outcome struct {
+	State StoreState
+	Pos   uint64 // where it is stored; 0 when that is not known
+	Dup   bool   // it stands there since an earlier Append
+	Err   error  // nil only when Stored
+}
+
+// A Delivery is a message as it is handed out.
+type Delivery struct {
+	// Pos is the position in a log, above all that were handed out before in
+	// this tenure; in a queue it is a handle for Settle.
+	Pos uint64
+	// Stored is the broker's time of storing, zero if it has none.
+	Stored time.Time
+	// Again says that a queue may have handed it out before.
+	Again bool
+	Msg   Message
+	// Bad says why the attributes could not be read. Msg then holds what could.
+	Bad error
+}
+
+// A Settlement settles a delivery of a queue.
+type Settlement struct {
+	Pos uint64
+	// GiveBack makes it available again, in its old place, instead of ending it.
+	GiveBack bool
+}
+
+// A Checkpoint is how far a group has come in a partition of a log.
+type Checkpoint struct {
+	// Floor: all at or below it are settled.
+	Floor uint64
+	// Mark: nothing above it was ever started. It is raised before, a window at
+	// a time.
+	Mark uint64
+	// Finished is the core's encoding of what is settled between the two.
+	Finished []byte
+	// Clean says that nothing was being handled when this was recorded. Only
+	// Release records it.
+	Clean bool
+}
+
+// An EntryState is what a lane holds an entry for.
+type EntryState uint8
+
+const (
+	// Due entries are handled again at their time.
+	Due EntryState = iota + 1
+	// Parked entries wait behind others of their key.
+	Parked
+	// Dead entries are dead letters.
+	Dead
+	// Boot entries count the starts of a message that may have killed its
+	// process. They have no message.
+	Boot
+)
+
+func (s EntryState) String() string {
+	switch s {
+	case Due:
+		return "due"
+	case Parked:
+		return "parked"
+	case Dead:
+		return "dead"
+	case Boot:
+		return "boot"
+	}
+	return "unknown"
+}
+
+// An Entry is what a lane holds.
+type Entry struct {
+	// Name is unique for ever in the lane: see [EntryName].
+	Name  string
+	State EntryState
+	// Due is when a Due entry is to be handled.
+	Due time.Time
+	Key string
+	// Order is the entry's place among those of its key.
+	Order uint64
+	// Rev is the revision that stands.
+	Rev uint64
+	// Head is the core's record: attempts, errors, times.
+	Head []byte
+	Msg  Message
+}
+
+// A TopicSpec is a topic's settings as they are stored on the broker.
+type TopicSpec struct {
+	Name       string        `json:"name"`
+	Hash       string        `json:"hash"` // of keys to partitions: see [PartitionOf]
+	Partitions int           `json:"partitions"`
+	Replicas   int           `json:"replicas"` // 0: as many as the broker has, up to three
+	Unordered  bool          `json:"unordered,omitempty"`
+	Keep       time.Duration `json:"keep"`                // how long what is settled is kept at least
+	MaxBytes   int64         `json:"max_bytes,omitempty"` // 0: no cap
+	Dedup      time.Duration `json:"dedup,omitempty"`     // de-duplication window; 0: the driver's
+}
+
+// A StartAt says where a topic begins for a group that is new to it.
+type StartAt struct {
+	Now  bool      `json:"now,omitempty"` // with what is published next
+	Time time.Time `json:"time,omitzero"` // with what was stored at this time; zero and not Now: with the first that is kept
+}
+
+// A GroupSpec is a group's record.
+type GroupSpec struct {
+	Name string `json:"name"`
+	// Types maps each topic to the event types that the group subscribes to.
+	Types map[string][]string `json:"types"`
+	// Start is used for the topics that are new to the group.
+	Start StartAt `json:"-"`
+}
+
+// A Position is where a group stands in a partition.
+type Position struct {
+	Partition
+	First uint64 // the first message that is kept, or Last+1
+	Last  uint64 // the last message that was stored
+	Floor uint64 // see Checkpoint
+	Lag   int64  // messages above the floor that are not settled
+	Fence uint64
+	Held  bool // by a member, as far as the broker can tell
+}
+
+// A Thing is something that a driver has set up on the broker.
+type Thing struct {
+	Kind string // "stream"
+	Name string
+	Why  string
+}

@@ -1,0 +1,329 @@
+// Package engine consumes: it takes deliveries from a broker's partitions,
+// schedules them by key, runs handlers, and settles what they decided. It is the
+// same for all brokers and for both shapes of source, a log and a queue.
+//
+// One mutex, Group.mu, guards all state of a group: its ready list, its workers,
+// and the windows, keys and lane indexes of its tenures. It is held for short,
+// constant work only. Calls to the driver are made without it, by three
+// goroutines a tenure: the fetcher, the clerk (lane) and the recorder
+// (checkpoints, settlements).
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/posthorn/posthorn/driver"
+)
+
+// A Kind is what a handler decided.
+type Kind uint8
+
+const (
+	Done Kind = iota // settled
+	Fail             // try again, within the budget
+	Dead             // dead letter now
+	Skip             // settled by the handler's word, without being handled
+)
+
+// A Verdict is the end of an attempt.
+type Verdict struct {
+	Kind Kind
+	Err  error         // why, for all but Done
+	Code string        // of Err
+	Wait time.Duration // Fail: at the least so long, when Asked
+	// Asked says that the handler named the wait itself.
+	Asked bool
+	// Unreadable says that the message could not be read; many in a row pause
+	// the group.
+	Unreadable bool
+}
+
+// A Retry is a retry budget with all its defaults filled in.
+type Retry struct {
+	Attempts           int
+	Delay, MaxDelay    time.Duration
+	Late               int
+	LateDelay, MaxLate time.Duration
+}
+
+// A Handler handles the messages of one event type.
+type Handler struct {
+	Run     func(ctx context.Context, it *Item) Verdict
+	Timeout time.Duration
+	Retry   Retry
+}
+
+// Counts are incremented by the engine.
+type Counts interface {
+	Started()
+	Handled()
+	Retried(late bool)
+	Dead(quarantined bool)
+	Skipped()
+	Expired()
+	Parked()
+	Abandoned()
+}
+
+// A Config configures a Group. All fields are set.
+type Config struct {
+	Name        string
+	Driver      driver.Driver
+	Member      string // names this process in records
+	Concurrency int
+	Window      int
+	WindowBytes int
+	MaxPayload  int
+	Checkpoint  time.Duration
+	Boots       int
+	Handlers    map[string]*Handler        // by event type
+	Foreign     map[string]*Handler        // by topic: for messages without a type
+	Types       map[string]map[string]bool // by topic: the recorded subscription
+	Unordered   map[string]bool            // by topic
+	Gate        *Gate
+	Counts      Counts
+	Log         *slog.Logger
+	Alarm       func(driver.Alarm)
+	Now         func() time.Time
+	// Structured reads a message that carries its attributes in its body. It says
+	// false when the message is no such one, and may be called concurrently.
+	Structured func(m *driver.Message) (bool, error)
+	// Foreigner is the verdict for a message that no handler gets: foreign, too
+	// large, unreadable, or of a type that nothing handles any more.
+	Foreigner func(it *Item) Verdict
+}
+
+const (
+	floodLimit   = 20  // unreadable messages in a row that pause a group
+	maxFetch     = 512 // messages a Fetch
+	maxLoaded    = 512 // lane entries of a tenure in memory
+	loadBatch    = 128 // parked entries of a key that are loaded at a time
+	moveBatch    = 256 // lane operations at a time
+	shortWait    = time.Second
+	firstBackoff = 50 * time.Millisecond
+	lastBackoff  = 2 * time.Second
+)
+
+// A Group is a running member of a group.
+type Group struct {
+	cfg    Config
+	log    *slog.Logger
+	base   context.Context // of handlers; ends when the drain is over
+	cancel context.CancelFunc
+
+	mu        sync.Mutex
+	work      sync.Cond // idle workers wait here
+	changed   sync.Cond // all others wait here: room, drained
+	ready     itemList
+	idle      int
+	workers   int
+	abandoned int
+	runs      map[*run]struct{}
+	tenures   map[driver.Partition]*tenure
+	suspects  itemList
+	judging   bool // the suspects' goroutine runs
+	unread    int  // unreadable messages in a row
+	paused    bool
+	draining  bool
+	over      bool // workers end
+
+	join     context.CancelFunc
+	joined   chan struct{}
+	joinErr  error
+	routines sync.WaitGroup
+}
+
+// Start joins the group and returns at once. failed is called, at most once,
+// when the membership ends without being asked to.
+func Start(cfg Config, topics []string, failed func(error)) *Group {
+	g := &Group{
+		cfg:     cfg,
+		log:     cfg.Log.With("group", cfg.Name),
+		runs:    map[*run]struct{}{},
+		tenures: map[driver.Partition]*tenure{},
+		joined:  make(chan struct{}),
+	}
+	g.work.L, g.changed.L = &g.mu, &g.mu
+	g.base, g.cancel = context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
+	g.join = cancel
+	go func() {
+		defer close(g.joined)
+		if len(topics) == 0 {
+			<-ctx.Done()
+			return
+		}
+		err := cfg.Driver.Join(ctx, cfg.Name, topics, (*member)(g))
+		if ctx.Err() == nil {
+			g.joinErr = err
+			failed(err)
+		}
+	}()
+	g.routines.Add(1)
+	go g.watch()
+	return g
+}
+
+// ErrDrain is returned by Stop when handlers had to be left behind.
+var ErrDrain = errors.New("handlers were still running when the drain ended")
+
+// Stop drains: no handler starts any more; those that run finish, with a live
+// context, until ctx ends, and are cancelled then; what is settled is recorded and
+// the partitions are released.
+func (g *Group) Stop(ctx context.Context) error {
+	g.mu.Lock()
+	g.draining = true
+	for _, t := range g.tenures {
+		t.stopFetching()
+	}
+	g.changed.Broadcast()
+	g.mu.Unlock()
+
+	g.await(ctx, func() bool { return len(g.runs) == g.abandoned })
+	if ctx.Err() != nil {
+		g.cancel() // and a moment to heed it
+	}
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterDrain)
+	defer cancel()
+	g.await(late, func() bool { return len(g.runs) == g.abandoned })
+	g.mu.Lock()
+	left := len(g.runs)
+	for _, t := range g.tenures {
+		t.moveFailed()
+	}
+	g.mu.Unlock()
+	// What is written now is short and worth a moment beyond the drain's end: it
+	// keeps finished work from being repeated.
+	g.await(late, func() bool { return !g.moving() })
+	err := g.releaseAll(late)
+	g.cancel()
+	g.join()
+	<-g.joined
+	g.mu.Lock()
+	g.over = true
+	g.idle = 0
+	g.work.Broadcast()
+	g.changed.Broadcast()
+	g.mu.Unlock()
+	if left > 0 {
+		return fmt.Errorf("%w: %d of group %q", ErrDrain, left, g.cfg.Name)
+	}
+	g.routines.Wait()
+	return err
+}
+
+// afterDrain bounds what a stop does after its drain has ended.
+const afterDrain = 5 * time.Second
+
+// await waits until a condition holds, or ctx ends.
+func (g *Group) await(ctx context.Context, ok func() bool) {
+	stop := context.AfterFunc(ctx, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.changed.Broadcast()
+	})
+	defer stop()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for !ok() && ctx.Err() == nil {
+		g.changed.Wait()
+	}
+}
+
+func (g *Group) releaseAll(ctx context.Context) error {
+	g.mu.Lock()
+	var ts []*tenure
+	for _, t := range g.tenures {
+		ts = append(ts, t)
+	}
+	g.mu.Unlock()
+	errs := make([]error, len(ts))
+	var wg sync.WaitGroup
+	for i, t := range ts {
+		wg.Go(func() { errs[i] = t.release(ctx) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// moving tells whether anything is on its way to a lane.
+func (g *Group) moving() bool {
+	for _, t := range g.tenures {
+		if !t.lost && (len(t.ops) > 0 || t.applying) {
+			return true
+		}
+	}
+	return false
+}
+
+// Paused tells whether the group has paused itself.
+func (g *Group) Paused() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.paused
+}
+
+// Idle tells whether nothing that the group has fetched is unsettled.
+func (g *Group) Idle() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, t := range g.tenures {
+		if t.held > 0 {
+			return false
+		}
+	}
+	return len(g.runs) == 0
+}
+
+// member is what the driver sees of a Group.
+type member Group
+
+var _ driver.Member = (*member)(nil)
+
+func (m *member) Assigned(d driver.Tenure) {
+	g := (*Group)(m)
+	t := newTenure(g, d)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.tenures[t.part] = t
+	if g.draining {
+		t.stopFetching()
+	}
+	t.start()
+}
+
+// Revoke drains one partition.
+func (m *member) Revoke(ctx context.Context, d driver.Tenure) {
+	g := (*Group)(m)
+	g.mu.Lock()
+	t := g.tenures[d.Partition()]
+	if t == nil || t.d != d {
+		g.mu.Unlock()
+		return
+	}
+	t.stopFetching()
+	t.closing = true
+	g.mu.Unlock()
+	g.await(ctx, func() bool { return t.lost || t.running == 0 })
+	g.mu.Lock()
+	t.moveFailed()
+	g.mu.Unlock()
+	g.await(ctx, func() bool { return t.lost || len(t.ops) == 0 && !t.applying })
+	if err := t.release(ctx); err != nil {
+		g.log.Warn("a partition was not released cleanly", "topic", t.part.Topic, "partition", t.part.N, "error", err)
+	}
+}
+
+func (m *member) Lost(d driver.Tenure, err error) {
+	g := (*Group)(m)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t := g.tenures[d.Partition()]; t != nil && t.d == d {
+		t.lose(err)
+	}
+}

@@ -1,0 +1,482 @@
+package engine
+
+import (
+	"container/heap"
+	"errors"
+	"time"
+
+	"github.com/posthorn/posthorn/driver"
+)
+
+// A laneOp is an operation that the clerk has to carry out.
+type laneOp struct {
+	op driver.LaneOp
+	// after is called under Group.mu when it is done.
+	after func()
+}
+
+// A dueEntry is what the index knows of a Due entry.
+type dueEntry struct {
+	at    time.Time
+	name  string
+	trial bool
+}
+
+type dueHeap []dueEntry
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *dueHeap) Push(x any)        { *h = append(*h, x.(dueEntry)) }
+func (h *dueHeap) Pop() any {
+	old := *h
+	e := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return e
+}
+
+// loadIndex reads what the lane holds, before the first message is taken in.
+func (t *tenure) loadIndex() bool {
+	g, now := t.g, t.g.cfg.Now()
+	unclean := !t.d.Start().Clean
+	var wait backoff
+	var stale []*driver.Entry
+	for after := ""; ; {
+		entries, next, err := t.d.Lane().Scan(t.ctx, after, 1000)
+		if err != nil {
+			if t.ended(err) {
+				return false
+			}
+			t.trouble(&wait, "lane_failed", "the lane cannot be read", err)
+			if !wait.sleep(t.ctx) {
+				return false
+			}
+			continue
+		}
+		g.mu.Lock()
+		for i := range entries {
+			e := &entries[i]
+			switch e.State {
+			case driver.Due:
+				heap.Push(&t.due, dueEntry{at: e.Due, name: e.Name, trial: unclean && !e.Due.After(now)})
+			case driver.Parked:
+				k := t.keyOf(e.Key)
+				if k == nil { // the topic was ordered when it was parked
+					heap.Push(&t.due, dueEntry{at: now, name: e.Name, trial: unclean})
+					continue
+				}
+				if k.parked == 0 || e.Order < k.first {
+					k.first = e.Order
+				}
+				k.parked++
+				k.trial = unclean
+			case driver.Boot:
+				if !unclean || !t.queue && t.win.settled(e.Order) {
+					stale = append(stale, e)
+				}
+			}
+		}
+		g.mu.Unlock()
+		if after = next; after == "" {
+			break
+		}
+	}
+	t.calm(&wait, "lane_failed")
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, e := range stale {
+		t.apply(driver.LaneOp{Entry: e, Delete: true}, nil)
+	}
+	for _, k := range t.keys {
+		// With a log, what was being handled when the process ended comes first, and
+		// is told by its order: see keyQueue.spills.
+		if t.queue || t.win.floor >= t.trial {
+			t.nextOf(k)
+		}
+	}
+	t.wakeClerk()
+	return true
+}
+
+// untried lets the parked keys go on once all suspects of the log are past.
+func (t *tenure) untried() {
+	if t.trial == 0 || t.win.floor < t.trial {
+		return
+	}
+	t.trial = 0
+	for _, k := range t.keys {
+		t.nextOf(k)
+	}
+}
+
+// apply hands an operation to the clerk.
+func (t *tenure) apply(op driver.LaneOp, after func()) {
+	t.ops = append(t.ops, &laneOp{op: op, after: after})
+	t.wakeClerk()
+}
+
+// entryOf makes the lane entry of an item in a new state.
+func (t *tenure) entryOf(it *Item, state driver.EntryState) *driver.Entry {
+	it.rec.Member = t.g.cfg.Member
+	it.rec.Order = it.order
+	e := &driver.Entry{
+		Name:  t.entryName(it),
+		State: state,
+		Key:   it.Delivery.Msg.Key,
+		Order: it.order,
+		Head:  it.rec.encode(),
+		Msg:   it.Delivery.Msg,
+	}
+	if it.entry != nil {
+		e.Name, e.Rev = it.entry.Name, it.entry.Rev
+		if e.Rev == 0 {
+			e.Rev = anyRev // the lane is about to have it
+		}
+	}
+	return e
+}
+
+// move takes an item to the lane. It keeps its place in the window until the
+// lane has it.
+func (t *tenure) move(it *Item, e *driver.Entry) {
+	it.where = inMove
+	if it.booted {
+		// The entry takes the place of the Boot entry, which has its name.
+		e.Rev, it.booted = it.bootRev, false
+	}
+	t.apply(driver.LaneOp{Entry: e}, func() { t.moved(it, e) })
+}
+
+// anyRev asks the clerk to look up which revision stands.
+const anyRev = ^uint64(0)
+
+// moved is called when the lane has an item.
+func (t *tenure) moved(it *Item, e *driver.Entry) {
+	switch e.State {
+	case driver.Due:
+		heap.Push(&t.due, dueEntry{at: e.Due, name: e.Name})
+	case driver.Parked:
+		k := it.kq
+		k.parking--
+		if k.parked == 0 || e.Order < k.first {
+			k.first = e.Order
+		}
+		k.parked++
+		t.nextOf(k)
+	}
+	if it.entry != nil {
+		t.forget(it)
+		return
+	}
+	t.leave(it)
+}
+
+// drop deletes the lane entry of an item that is settled.
+func (t *tenure) drop(it *Item) {
+	it.where = inMove
+	t.apply(driver.LaneOp{Entry: it.entry, Delete: true}, func() { t.forget(it) })
+}
+
+// unboot deletes the Boot entry of an item that is settled.
+func (t *tenure) unboot(it *Item) {
+	it.booted = false
+	t.apply(driver.LaneOp{Entry: &driver.Entry{Name: t.entryName(it)}, Delete: true}, nil)
+}
+
+// keepLane carries out lane operations and loads what is due, until the tenure
+// ends.
+func (t *tenure) keepLane() {
+	defer t.g.routines.Done()
+	defer close(t.clerk)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var wait backoff
+	for {
+		select {
+		case <-t.wakeC:
+		case <-timer.C:
+		case <-t.all.Done():
+			return
+		}
+		next, err := t.serveLane()
+		if err == nil {
+			t.calm(&wait, "lane_failed")
+			timer.Reset(next)
+			continue
+		}
+		if t.ended(err) {
+			return
+		}
+		t.trouble(&wait, "lane_failed", "the lane cannot be written or read; what has to go there keeps its place", err)
+		if !wait.sleep(t.all) {
+			return
+		}
+		t.wakeClerk()
+	}
+}
+
+// serveLane does all there is to do now and returns when something is due next.
+func (t *tenure) serveLane() (time.Duration, error) {
+	for {
+		if more, err := t.applyOps(); err != nil {
+			return 0, err
+		} else if more {
+			continue
+		}
+		if more, err := t.loadKey(); err != nil {
+			return 0, err
+		} else if more {
+			continue
+		}
+		more, next, err := t.loadDue()
+		if err != nil || !more {
+			return next, err
+		}
+	}
+}
+
+// applyOps carries out the operations that wait; more tells that there were any.
+func (t *tenure) applyOps() (more bool, err error) {
+	g := t.g
+	g.mu.Lock()
+	n := t.nextOps()
+	batch := t.ops[:n:n]
+	t.ops = t.ops[n:]
+	t.applying = n > 0
+	lost := t.lost
+	g.mu.Unlock()
+	if lost {
+		return false, driver.ErrLost
+	}
+	if n == 0 {
+		return false, nil
+	}
+	ops := make([]driver.LaneOp, n)
+	for i, o := range batch {
+		ops[i] = o.op
+		ops[i].Err = nil
+	}
+	err = t.lookUp(ops)
+	if err == nil {
+		err = t.d.Lane().Apply(t.all, ops)
+	}
+	failed := batch[:0:0]
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t.applying = false
+	var again error
+	for i, o := range batch {
+		switch e := ops[i].Err; {
+		case err == nil || e == nil && !t.none(ops):
+			t.done(o)
+		case errors.Is(e, driver.ErrConflict):
+			t.conflict(o)
+		default:
+			failed = append(failed, o)
+			again = err
+		}
+	}
+	t.ops = append(failed, t.ops...)
+	g.changed.Broadcast()
+	return again == nil, again
+}
+
+// nextOps is how many operations go in one batch: an operation on whatever
+// revision stands comes after those before it on the same name.
+func (t *tenure) nextOps() int {
+	n := min(len(t.ops), moveBatch)
+	for i := 1; i < n; i++ {
+		if e := t.ops[i].op.Entry; e.Rev == anyRev && !t.ops[i].op.Delete {
+			for _, o := range t.ops[:i] {
+				if o.op.Entry.Name == e.Name {
+					return i
+				}
+			}
+		}
+	}
+	return n
+}
+
+// none tells whether no operation has an error of its own: then the error of
+// Apply is that of all.
+func (t *tenure) none(ops []driver.LaneOp) bool {
+	for _, o := range ops {
+		if o.Err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *tenure) done(o *laneOp) {
+	if o.after != nil {
+		o.after()
+	}
+}
+
+// conflict settles an operation on an entry that is not as it was. When it was
+// to be new, it stands already: put before an unclean end. Otherwise somebody
+// changed it from outside, and what they did stands.
+func (t *tenure) conflict(o *laneOp) {
+	t.g.log.Info("a lane entry was changed before", "topic", t.part.Topic, "partition", t.part.N, "entry", o.op.Entry.Name)
+	t.done(o)
+}
+
+// lookUp fills in the revisions that are to be replaced whatever they are.
+func (t *tenure) lookUp(ops []driver.LaneOp) error {
+	var names []string
+	for _, o := range ops {
+		if !o.Delete && o.Entry.Rev == anyRev {
+			names = append(names, o.Entry.Name)
+		}
+	}
+	if names == nil {
+		return nil
+	}
+	entries, err := t.d.Lane().Get(t.all, names)
+	if err != nil {
+		return err
+	}
+	for _, o := range ops {
+		if !o.Delete && o.Entry.Rev == anyRev {
+			o.Entry.Rev = 0
+			for i := range entries {
+				if entries[i].Name == o.Entry.Name {
+					o.Entry.Rev = entries[i].Rev
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// loadKey loads parked entries of one key.
+func (t *tenure) loadKey() (more bool, err error) {
+	g := t.g
+	g.mu.Lock()
+	if len(t.loads) == 0 || t.lost || t.ctx.Err() != nil {
+		g.mu.Unlock()
+		return false, nil
+	}
+	k := t.loads[0]
+	after := k.first - 1
+	key := k.key
+	g.mu.Unlock()
+	entries, err := t.d.Lane().Parked(t.all, key, after, loadBatch)
+	if err != nil {
+		return false, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t.loads = t.loads[1:]
+	k.loading = false
+	if t.lost {
+		return false, driver.ErrLost
+	}
+	trial := k.trial
+	k.trial = false
+	if len(entries) == 0 {
+		k.parked = 0 // the count was wrong, or they were taken away from outside
+	}
+	for i := range entries {
+		e := &entries[i]
+		if k.parked > 0 {
+			k.parked--
+		}
+		k.first = e.Order + 1
+		t.revive(e, trial)
+	}
+	if len(entries) < loadBatch {
+		k.parked = 0
+	}
+	t.nextOf(k)
+	return true, nil
+}
+
+// loadDue loads entries whose time has come.
+func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
+	g, now := t.g, t.g.cfg.Now()
+	g.mu.Lock()
+	var batch []dueEntry
+	for t.due.Len() > 0 && !t.idleNow() && t.loaded+len(batch) < maxLoaded && len(batch) < loadBatch && !t.due[0].at.After(now) {
+		batch = append(batch, heap.Pop(&t.due).(dueEntry))
+	}
+	next = time.Hour
+	if t.due.Len() > 0 && !t.idleNow() {
+		next = max(t.due[0].at.Sub(now), time.Millisecond)
+		if t.loaded >= maxLoaded {
+			next = max(next, 10*time.Millisecond)
+		}
+	}
+	g.mu.Unlock()
+	if len(batch) == 0 {
+		return false, min(next, time.Minute), nil
+	}
+	names := make([]string, len(batch))
+	trial := make(map[string]bool, len(batch))
+	for i, e := range batch {
+		names[i] = e.name
+		trial[e.name] = e.trial
+	}
+	entries, err := t.d.Lane().Get(t.all, names)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err != nil {
+		for _, e := range batch {
+			heap.Push(&t.due, e)
+		}
+		return false, 0, err
+	}
+	for i := range entries {
+		t.revive(&entries[i], trial[entries[i].Name])
+	}
+	return true, 0, nil
+}
+
+// revive brings a lane entry back into memory, to be handled.
+func (t *tenure) revive(e *driver.Entry, trial bool) {
+	g := t.g
+	if e.State != driver.Due && e.State != driver.Parked {
+		return // changed from outside
+	}
+	rec, err := decodeRecord(e.Head)
+	it := &Item{
+		Delivery: driver.Delivery{Pos: e.Order, Msg: e.Msg},
+		t:        t,
+		order:    e.Order,
+		entry:    e,
+		rec:      rec,
+		known:    rec.Attempts,
+		suspect:  trial,
+	}
+	it.Delivery.Stored = fromMillis(rec.Stored)
+	t.loaded++
+	t.bytes += it.size()
+	if err != nil {
+		t.bury(it, Verdict{Kind: Dead, Err: err, Code: "undecodable"})
+		return
+	}
+	it.h = g.cfg.Handlers[e.Msg.Type]
+	if it.h == nil && e.Msg.Type == "" {
+		it.h = g.cfg.Foreign[t.part.Topic]
+	}
+	if it.h == nil {
+		t.bury(it, g.cfg.Foreigner(it))
+		return
+	}
+	for _, a := range e.Msg.Attrs {
+		if a.Name == "expirytime" {
+			if at, perr := time.Parse(time.RFC3339Nano, a.Value); perr == nil {
+				it.expires = at
+			}
+		}
+	}
+	it.kq = t.keyOf(e.Key)
+	if it.kq != nil && e.State == driver.Parked && it.kq.stuck > 0 {
+		it.kq.parked++
+		it.kq.first = min(it.kq.first, it.order)
+		t.forget(it)
+		return
+	}
+	t.enqueue(it)
+}

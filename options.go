@@ -1,0 +1,144 @@
+package posthorn
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Defaults of a bus.
+const (
+	DefaultPublishTimeout = 10 * time.Second
+	DefaultMaxPayload     = 1 << 20
+)
+
+// An Option configures a bus.
+type Option interface{ applyBus(*options) }
+
+type option func(*options)
+
+func (f option) applyBus(o *options) { f(o) }
+
+type options struct {
+	service        string
+	log            *slog.Logger
+	onAlarm        func(Alarm)
+	publishTimeout time.Duration
+	maxPayload     int
+	propagate      []string
+	now            func() time.Time
+	err            *Error
+}
+
+func (o *options) fail(code Code, format string, args ...any) {
+	if o.err == nil {
+		o.err = errorf(code, format, args...)
+	}
+}
+
+// Service names the service that opens the bus: it becomes the source of what it
+// publishes. Default: the name of the program's file, as far as the grammar of
+// names allows.
+func Service(name string) Option {
+	return option(func(o *options) {
+		if err := checkName("service", name, maxServiceName); err != nil {
+			o.fail(err.Code, "%s", err.Text)
+			return
+		}
+		o.service = name
+	})
+}
+
+// Logger sets where the bus logs. Default: slog.Default().
+func Logger(l *slog.Logger) Option {
+	return option(func(o *options) {
+		if l == nil {
+			o.fail(CodeInvalid, "Logger(nil): leave the option out for slog.Default()")
+			return
+		}
+		o.log = l
+	})
+}
+
+// OnAlarm sets a hook that is called for each alarm that is raised. Calls come
+// one at a time; Close waits for them. Default: none.
+func OnAlarm(hook func(Alarm)) Option {
+	return option(func(o *options) { o.onAlarm = hook })
+}
+
+// PublishTimeout bounds publishing with a context that has no deadline.
+// Default: 10 s.
+func PublishTimeout(d time.Duration) Option {
+	return option(func(o *options) {
+		if d <= 0 {
+			o.fail(CodeInvalid, "PublishTimeout(%v): it must be above zero", d)
+			return
+		}
+		o.publishTimeout = d
+	})
+}
+
+// MaxPayload bounds the data of an event, in bytes, when it is published and
+// when it is handled. Default: 1 MiB, and never more than the broker takes.
+func MaxPayload(bytes int) Option {
+	return option(func(o *options) {
+		if bytes <= 0 {
+			o.fail(CodeInvalid, "MaxPayload(%d): it must be above zero", bytes)
+			return
+		}
+		o.maxPayload = bytes
+	})
+}
+
+// Propagate registers headers that travel from an event into all that its
+// handlers publish. Default: none.
+func Propagate(headers ...string) Option {
+	return option(func(o *options) {
+		for _, h := range headers {
+			if err := checkHeader(h, ""); err != nil {
+				o.fail(err.Code, "%s", err.Text)
+			}
+		}
+		o.propagate = append(o.propagate, headers...)
+	})
+}
+
+func newOptions(opts []Option) (*options, *Error) {
+	o := &options{
+		log:            slog.Default(),
+		publishTimeout: DefaultPublishTimeout,
+		maxPayload:     DefaultMaxPayload,
+		now:            time.Now,
+	}
+	for _, opt := range opts {
+		opt.applyBus(o)
+	}
+	if o.service == "" {
+		o.service = programName(os.Args)
+	}
+	return o, o.err
+}
+
+// programName makes a service name of the program's file name.
+func programName(args []string) string {
+	if len(args) == 0 {
+		return "service"
+	}
+	name := strings.ToLower(strings.TrimSuffix(filepath.Base(args[0]), ".exe"))
+	name = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
+			return r
+		}
+		return '-'
+	}, name)
+	name = strings.TrimLeft(name, "-_")
+	if len(name) > maxServiceName {
+		name = name[:maxServiceName]
+	}
+	if name == "" {
+		return "service"
+	}
+	return name
+}
