@@ -43,12 +43,7 @@ func (b *Bus) Describe(ctx context.Context) (Description, error) {
 		return d, wrapf(err, "describe %s", b.url)
 	}
 	for _, g := range groups {
-		info := GroupInfo{Name: g.Name}
-		for _, types := range g.Types {
-			info.Types = append(info.Types, types...)
-		}
-		slices.Sort(info.Types)
-		d.Groups = append(d.Groups, info)
+		d.Groups = append(d.Groups, GroupInfo{Name: g.Name, Types: typesOf(g)})
 	}
 	slices.SortFunc(d.Groups, func(x, y GroupInfo) int { return strings.Compare(x.Name, y.Name) })
 	return d, nil

@@ -139,7 +139,7 @@ func (p *publishing) prepare(ctx context.Context, events []*Outgoing) []pendingE
 			p.scope.sent(o.id, derived)
 		}
 		r.State = Unknown
-		r.Partition = ot.partition(o.key)
+		r.Partition = ot.partition(o.key, o.id)
 		pending = append(pending, pendingEvent{msg: m, deadline: deadline, w: ot.writers[r.Partition], p: p, nth: i})
 	}
 	return pending

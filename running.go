@@ -404,7 +404,7 @@ func (b *Bus) Unsubscribe(ctx context.Context, group string, types ...string) er
 		}
 		for _, t := range types {
 			if !slices.Contains(g.Types[topicOfType(g, t)], t) {
-				return errorf(CodeNotFound, "group %q is not subscribed to %q; it is to %v", group, t, g.Types)
+				return errorf(CodeNotFound, "group %q is not subscribed to %q; its types are %q", group, t, typesOf(g))
 			}
 		}
 		if err := b.drv.DropTypes(ctx, group, types); err != nil {
@@ -413,6 +413,16 @@ func (b *Bus) Unsubscribe(ctx context.Context, group string, types ...string) er
 		return nil
 	}
 	return errorf(CodeNotFound, "group %q is not registered on this broker", group)
+}
+
+// typesOf lists what a group is subscribed to.
+func typesOf(g driver.GroupSpec) []string {
+	types := []string{}
+	for _, t := range g.Types {
+		types = append(types, t...)
+	}
+	slices.Sort(types)
+	return types
 }
 
 func topicOfType(g driver.GroupSpec, name string) string {

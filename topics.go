@@ -2,7 +2,6 @@ package posthorn
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 
 	"github.com/posthorn/posthorn/driver"
@@ -76,13 +75,11 @@ func (ot *openTopic) check(b *Bus, t *Topic) error {
 	return nil
 }
 
-// partition chooses where an event goes.
-func (ot *openTopic) partition(key string) int {
-	if len(ot.writers) == 1 {
-		return 0
-	}
+// partition chooses where an event goes. One without a key goes by its id, so that
+// a repetition meets the first copy, which the broker recognises by partition.
+func (ot *openTopic) partition(key, id string) int {
 	if key == "" {
-		return rand.IntN(len(ot.writers))
+		key = id
 	}
 	return driver.PartitionOf(key, len(ot.writers))
 }

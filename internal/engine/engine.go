@@ -130,6 +130,7 @@ type Group struct {
 	unread    int  // unreadable messages in a row
 	paused    bool
 	draining  bool
+	returning int  // partitions that came too late
 	over      bool // workers end
 
 	join     context.CancelFunc
@@ -184,7 +185,7 @@ func (g *Group) Stop(ctx context.Context) error {
 	g.changed.Broadcast()
 	g.mu.Unlock()
 
-	g.await(ctx, func() bool { return len(g.runs) == g.abandoned })
+	g.await(ctx, func() bool { return len(g.runs) == 0 })
 	if ctx.Err() != nil {
 		g.cancel() // and a moment to heed it
 	}
@@ -201,6 +202,7 @@ func (g *Group) Stop(ctx context.Context) error {
 	// keeps finished work from being repeated.
 	g.await(late, func() bool { return !g.moving() })
 	err := g.releaseAll(late)
+	g.await(late, func() bool { return g.returning == 0 })
 	g.cancel()
 	g.join()
 	<-g.joined
@@ -287,14 +289,31 @@ var _ driver.Member = (*member)(nil)
 
 func (m *member) Assigned(d driver.Tenure) {
 	g := (*Group)(m)
-	t := newTenure(g, d)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.tenures[t.part] = t
 	if g.draining {
-		t.stopFetching()
+		g.returning++
+		g.routines.Add(1)
+		go g.handBack(d)
+		return
 	}
+	t := newTenure(g, d)
+	g.tenures[t.part] = t
 	t.start()
+}
+
+// handBack releases a partition that came when the group was stopping.
+func (g *Group) handBack(d driver.Tenure) {
+	defer g.routines.Done()
+	ctx, cancel := context.WithTimeout(context.Background(), afterDrain)
+	defer cancel()
+	if err := d.Release(ctx, d.Start()); err != nil && !errors.Is(err, driver.ErrLost) {
+		g.log.Warn("a partition was not released", "topic", d.Partition().Topic, "partition", d.Partition().N, "error", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.returning--
+	g.changed.Broadcast()
 }
 
 // Revoke drains one partition.

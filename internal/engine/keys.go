@@ -90,6 +90,12 @@ func (t *tenure) nextOf(k *keyQueue) {
 		return
 	}
 	if k.parked > 0 {
+		if !t.queue && k.first > t.win.high {
+			// After a start: what the log still holds before it comes first, and has
+			// not been fetched yet. See tenure.admit.
+			t.early[k] = struct{}{}
+			return
+		}
 		t.askFor(k)
 		return
 	}

@@ -56,6 +56,7 @@ type tenure struct {
 	settling []driver.Settlement
 
 	keys     map[string]*keyQueue
+	early    map[*keyQueue]struct{} // parked above what has been fetched
 	freeKeys []*keyQueue
 
 	// Lane.
@@ -79,6 +80,7 @@ func newTenure(g *Group, d driver.Tenure) *tenure {
 		unordered: g.cfg.Unordered[p.Topic],
 		share:     max(16, g.cfg.Window/8),
 		keys:      map[string]*keyQueue{},
+		early:     map[*keyQueue]struct{}{},
 		waiting:   map[*Item]struct{}{},
 		step:      minStep,
 		wakeC:     make(chan struct{}, 1),
@@ -216,6 +218,12 @@ func (t *tenure) admit(batch []driver.Delivery) bool {
 		t.bytes += it.size()
 		t.take(it, standing)
 	}
+	for k := range t.early {
+		if k.first <= t.win.high {
+			delete(t.early, k)
+			t.nextOf(k)
+		}
+	}
 	t.progress()
 	return true
 }
@@ -300,7 +308,7 @@ func (t *tenure) standing(items []Item) (map[string]driver.Entry, bool) {
 func (t *tenure) entryName(it *Item) string {
 	m := &it.Delivery.Msg
 	order := it.order
-	if t.queue {
+	if t.queue && m.ID != "" { // foreign messages have no id to tell them apart
 		order = 0
 	}
 	return driver.EntryName(m.Key, order, m.Source, m.ID)

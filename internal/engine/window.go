@@ -9,6 +9,7 @@ import (
 type window struct {
 	floor uint64
 	high  uint64 // the highest position that was accounted for
+	known uint64 // the highest position that load marked
 	bits  []uint64
 	size  uint64
 }
@@ -86,10 +87,11 @@ func (w *window) advance() {
 // finished encodes the settled positions above the floor: a bit each from floor+1
 // on, least significant first, without zero bytes at the end.
 func (w *window) finished() []byte {
-	n := int(w.high - w.floor)
-	if n == 0 {
+	end := max(w.high, w.known) // what was loaded counts before it is fetched again
+	if end <= w.floor {
 		return nil
 	}
+	n := int(end - w.floor)
 	buf := make([]byte, (n+7)/8)
 	last := -1
 	for k := range n {
@@ -111,6 +113,7 @@ func (w *window) load(finished []byte) {
 			pos := w.floor + 1 + uint64(k*8+j)
 			if w.fits(pos) {
 				w.mark(pos)
+				w.known = pos
 			}
 		}
 	}
