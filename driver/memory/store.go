@@ -125,7 +125,7 @@ func (t *topic) append(p *part, msg *driver.Message, now time.Time) driver.Outco
 		return driver.Outcome{State: driver.NotStored, Err: driver.ErrTooLarge}
 	}
 	id := msg.Source + "\x00" + msg.ID
-	if old, ok := p.ids[id]; ok && now.Sub(old.at) < t.spec.Dedup {
+	if old, ok := p.ids[id]; ok && msg.ID != "" && now.Sub(old.at) < t.spec.Dedup { // foreign messages have no id
 		return driver.Outcome{State: driver.Stored, Pos: old.pos, Dup: true}
 	}
 	if t.spec.MaxBytes > 0 && t.bytes+size > t.spec.MaxBytes {

@@ -100,10 +100,10 @@ func (t *tenure) loadIndex() bool {
 
 // untried lets the parked keys go on once all suspects of the log are past.
 func (t *tenure) untried() {
-	if t.trial == 0 || t.win.floor < t.trial {
+	if t.tried || t.win == nil || t.win.floor < t.trial {
 		return
 	}
-	t.trial = 0
+	t.tried = true
 	for _, k := range t.keys {
 		t.nextOf(k)
 	}

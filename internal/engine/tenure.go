@@ -41,7 +41,8 @@ type tenure struct {
 	// Log.
 	win     *window
 	mark    uint64 // recorded
-	trial   uint64 // what is at or below it, and not settled, is suspect; 0 after a clean start
+	trial   uint64 // what is at or below it, and not settled, is suspect; 0 after a clean start; constant
+	tried   bool   // all suspects of the log are past
 	gated   itemList
 	top     uint64 // highest position that was let go
 	ahead   int    // made ready and not started
@@ -430,7 +431,7 @@ func (t *tenure) lose(err error) {
 	t.stop()
 	t.stopAll()
 	for r := range t.g.runs {
-		if r.it.t == t {
+		if r.it.t == t && r.cancel != nil { // else it has just begun: see setCancel
 			r.cancel(driver.ErrLost)
 		}
 	}

@@ -1,0 +1,37 @@
+# make help lists the targets. All of them need Go alone.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# A relative DATA is relative to this folder.
+DATA ?=
+# Further flags for go test, such as ARGS='-run TestDrain -v'.
+ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: ## run the shop on the embedded broker and compare its totals with the file's (DATA=path for another file)
+	@cd examples && go run ./shop/cmd/shop $(if $(DATA),-data '$(if $(filter /%,$(DATA)),,../)$(DATA)')
+
+.PHONY: test
+test: ## run every test of every module with the race detector, and say what was left out
+	@POSTHORN_DOCS=run go run ./internal/cmd/testall -race -count=1 -timeout=30m $(ARGS)
+
+.PHONY: bench
+bench: ## measure publishing and consuming beside the raw client (see docs/performance.md)
+	@scripts/each-module go test -run='^$$' -bench=. -benchmem $(ARGS) ./...
+
+.PHONY: lint
+lint: ## check style, vet, staticcheck, tidiness and generated files in every module
+	@scripts/lint
+
+.PHONY: tidy
+tidy: ## tidy the go.mod and go.sum of every module
+	@scripts/each-module go mod tidy
+
+.PHONY: generate
+generate: ## write generated files anew
+	@scripts/each-module go generate ./...

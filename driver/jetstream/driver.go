@@ -1,0 +1,238 @@
+// Package jetstream is the driver for NATS JetStream, over a connection that
+// somebody else has opened. It is used through a URL: package embedded brings a
+// server inside the process.
+//
+// What it sets up on the server, for topic "order" and group "inventory":
+//
+//	PH-STATE                 what is declared and how far groups are, a record a subject
+//	PH-T-order-0 ...         a stream a partition; it holds events and nothing else
+//	PH-L-inventory           the group's lanes, a message an entry
+//	inventory-7 on PH-T-...  the consumer of the group's seventh tenure there
+//
+// Positions are the sequences of the partition's stream. A group's position is
+// the record in PH-STATE; consumers hold nothing that is not in it, live in the
+// server's memory, and are made anew from the record whenever they are missing.
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/posthorn/posthorn/driver"
+)
+
+// Options say how a connection is used. The zero value serves for a server whose
+// acknowledgement is as durable as it can be.
+type Options struct {
+	// Instance keeps several installations on one server apart. It becomes part
+	// of all names.
+	Instance string
+	// Store is what alarms and errors call the broker: a directory, a URL
+	// without secrets.
+	Store string
+	// Sync makes durable what the server has acknowledged. With nil the
+	// acknowledgement is enough.
+	Sync Syncer
+	// Room returns an error that wraps [driver.ErrNoSpace] while the store must
+	// take no more events. It is called often. Nil means that there is room.
+	Room func() error
+	// OnRestart calls f whenever the server has lost what was under way though
+	// the connection stands, until stop is called. Nil: that does not happen.
+	OnRestart func(f func()) (stop func())
+	// Leases divides partitions among the drivers that share it. Nil: the
+	// driver is alone.
+	Leases *Leases
+	// Close is called at the end of Close. It usually ends the connection.
+	Close func(context.Context) error
+}
+
+// A Syncer makes durable what a server has written.
+type Syncer interface {
+	// Sync returns when all that the server had acknowledged before the call is
+	// durable. It is called by one goroutine of a driver, and not again after an
+	// error: what the system says after a failed sync is not to be believed.
+	Sync(ctx context.Context) error
+}
+
+// A jsDriver is an open driver.
+type jsDriver struct {
+	nc    *nats.Conn
+	opts  Options
+	env   driver.Env
+	names names
+	mux   *mux
+	syncs *syncLoop
+	caps  driver.Caps
+
+	unwatch func() // ends OnRestart
+
+	mu      sync.Mutex
+	writers map[driver.Partition]*writer
+	feeds   map[*feed]struct{}
+	run     chan struct{}               // closed when the server has been started anew
+	topics  map[string]driver.TopicSpec // opened and audited
+	closed  bool
+}
+
+var _ driver.Driver = (*jsDriver)(nil)
+
+// wireRoom is what a message may grow by on the wire and in a lane.
+const wireRoom = 32 << 10
+
+// New opens a driver over a connection, which stays the caller's unless
+// opts.Close ends it. The server must have JetStream, of version 2.14 or later.
+func New(ctx context.Context, nc *nats.Conn, opts Options, env driver.Env) (driver.Driver, error) {
+	if opts.Leases == nil {
+		opts.Leases = NewLeases()
+	}
+	d := &jsDriver{
+		nc: nc, opts: opts, env: env, names: newNames(opts.Instance),
+		writers: map[driver.Partition]*writer{},
+		feeds:   map[*feed]struct{}{},
+		run:     make(chan struct{}),
+		unwatch: func() {},
+		topics:  map[string]driver.TopicSpec{},
+		caps: driver.Caps{
+			DedupWindow:     defaultDedup,
+			ReadFrom:        true,
+			CheckpointBytes: 4096,
+			MaxMessage:      int(nc.MaxPayload()) - wireRoom,
+			Outlives:        true,
+		},
+	}
+	var err error
+	if d.mux, err = newMux(nc); err != nil {
+		return nil, d.unavailable("subscribe", err)
+	}
+	d.syncs = newSyncLoop(opts.Sync, d.syncFailed)
+	if opts.OnRestart != nil {
+		d.unwatch = opts.OnRestart(d.restarted)
+	}
+	if err := d.ensureStream(ctx, d.stateConfig()); err == nil {
+		err = d.syncs.wait(ctx)
+	}
+	if err != nil {
+		d.unwatch()
+		d.mux.close()
+		d.syncs.close()
+		return nil, fmt.Errorf("jetstream: %w", err)
+	}
+	return d, nil
+}
+
+func (d *jsDriver) Caps() driver.Caps { return d.caps }
+
+// Health says why nothing can be stored, if so.
+func (d *jsDriver) Health(ctx context.Context) error {
+	if err := d.usable(); err != nil {
+		return err
+	}
+	if d.opts.Room != nil {
+		if err := d.opts.Room(); err != nil {
+			return err
+		}
+	}
+	_, err := d.streamInfo(ctx, d.names.state())
+	return err
+}
+
+// usable returns why nothing is confirmed any more, if so.
+func (d *jsDriver) usable() error {
+	d.mu.Lock()
+	closed := d.closed
+	d.mu.Unlock()
+	if closed {
+		return fmt.Errorf("jetstream %s: %w", d.opts.Store, driver.ErrClosed)
+	}
+	return d.syncs.failed()
+}
+
+// syncFailed is called once.
+func (d *jsDriver) syncFailed(err error) {
+	d.env.Alarm(driver.Alarm{Code: "sync_failed", Thing: d.opts.Store, Text: err.Error()})
+}
+
+// Close waits for the appends that are under way.
+func (d *jsDriver) Close(ctx context.Context) error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	writers := make([]*writer, 0, len(d.writers))
+	for _, w := range d.writers {
+		writers = append(writers, w)
+	}
+	d.mu.Unlock()
+	var errs []error
+	for _, w := range writers {
+		if err := w.drain(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	d.unwatch()
+	d.mux.close()
+	d.syncs.close()
+	if d.opts.Close != nil {
+		errs = append(errs, d.opts.Close(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// restarted ends all that waits for an answer of the server as it was.
+func (d *jsDriver) restarted() {
+	d.mu.Lock()
+	close(d.run)
+	d.run = make(chan struct{})
+	var writers []*writer
+	for _, w := range d.writers {
+		writers = append(writers, w)
+	}
+	var feeds []*feed
+	for f := range d.feeds {
+		feeds = append(feeds, f)
+	}
+	d.mu.Unlock()
+	for _, w := range writers {
+		w.interrupt()
+	}
+	for _, f := range feeds {
+		f.interrupt(errRestarted)
+	}
+}
+
+var errRestarted = errors.New("the server was started anew")
+
+// waiting bounds a wait for the server's answers.
+func (d *jsDriver) waiting(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithTimeout(ctx, maxWait)
+	ctx, interrupt := context.WithCancelCause(ctx)
+	d.mu.Lock()
+	run := d.run
+	d.mu.Unlock()
+	go func() {
+		select {
+		case <-run:
+			interrupt(errRestarted)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// unavailable wraps an error of the connection.
+func (d *jsDriver) unavailable(what string, err error) error {
+	if errors.Is(err, nats.ErrConnectionClosed) {
+		return fmt.Errorf("jetstream: %s: %w: %w", what, driver.ErrClosed, err)
+	}
+	return fmt.Errorf("jetstream: %s: %w: %w", what, driver.ErrUnavailable, err)
+}
+
+// maxWait ends a request that nobody answers.
+const maxWait = 30 * time.Second

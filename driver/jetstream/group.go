@@ -1,0 +1,215 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/posthorn/posthorn/driver"
+)
+
+// EnsureGroup writes where the group begins before it writes that the group is
+// there: who finds the group finds its positions.
+func (d *jsDriver) EnsureGroup(ctx context.Context, want driver.GroupSpec) (driver.GroupSpec, error) {
+	if err := d.usable(); err != nil {
+		return want, err
+	}
+	if want.Name == "" {
+		return want, fmt.Errorf("jetstream: a group without a name: %w", driver.ErrInvalid)
+	}
+	if err := d.ensureStream(ctx, d.laneConfig(want.Name)); err != nil {
+		return want, err
+	}
+	r, err := updateRecord(ctx, d, d.names.group(want.Name), func(r *groupRecord, _ bool) (bool, error) {
+		for topic := range want.Types {
+			if _, ok := r.Spec.Types[topic]; ok {
+				continue
+			}
+			if err := d.begin(ctx, want.Name, topic, want.Start); err != nil {
+				return false, err
+			}
+		}
+		return r.merge(want), nil
+	})
+	if err == nil {
+		err = d.syncs.wait(ctx)
+	}
+	if err != nil {
+		return want, fmt.Errorf("jetstream: group %q: %w", want.Name, err)
+	}
+	return r.Spec, nil
+}
+
+// merge adds what is wanted and tells whether that changed anything.
+func (r *groupRecord) merge(want driver.GroupSpec) bool {
+	changed := r.Format == 0
+	r.Format, r.Spec.Name = stateFormat, want.Name
+	if r.Spec.Types == nil {
+		r.Spec.Types = map[string][]string{}
+	}
+	for topic, types := range want.Types {
+		have, ok := r.Spec.Types[topic]
+		all := slices.Concat(have, types)
+		slices.Sort(all)
+		all = slices.Compact(all)
+		if !ok || len(all) != len(have) {
+			r.Spec.Types[topic], changed = all, true
+		}
+	}
+	return changed
+}
+
+// begin writes where a group begins in each partition of a topic. What an
+// attempt that was interrupted has written stands: it was earlier.
+func (d *jsDriver) begin(ctx context.Context, group, topic string, start driver.StartAt) error {
+	spec, err := d.topic(ctx, topic)
+	if err != nil {
+		return err
+	}
+	for n := range spec.Partitions {
+		p := driver.Partition{Topic: topic, N: n}
+		floor, err := d.startFloor(ctx, p, start)
+		if err != nil {
+			return err
+		}
+		_, err = d.putRecord(ctx, d.names.at(group, p), 0, position{format: format{stateFormat}, Floor: floor, Mark: floor, Clean: true})
+		if err != nil && !errors.Is(err, driver.ErrConflict) {
+			return err
+		}
+	}
+	return nil
+}
+
+// startFloor is the position before the first one that the group gets.
+func (d *jsDriver) startFloor(ctx context.Context, p driver.Partition, start driver.StartAt) (uint64, error) {
+	info, err := d.streamInfo(ctx, d.names.partition(p))
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case start.Now:
+		return info.State.Last, nil
+	case start.Time.IsZero():
+		return max(info.State.First, 1) - 1, nil
+	}
+	seq, ok, err := d.firstSince(ctx, p, start.Time)
+	if err != nil {
+		return 0, err
+	}
+	if !ok {
+		// Nothing is that young. What has come since the question stands above
+		// the last one that was seen before it.
+		return info.State.Last, nil
+	}
+	return seq - 1, nil
+}
+
+// DropTypes removes types from the record. The record changes first: positions
+// without a group disturb nobody.
+func (d *jsDriver) DropTypes(ctx context.Context, group string, types []string) error {
+	if err := d.usable(); err != nil {
+		return err
+	}
+	var left []string
+	_, err := updateRecord(ctx, d, d.names.group(group), func(r *groupRecord, exists bool) (bool, error) {
+		if !exists {
+			return false, fmt.Errorf("jetstream: group %q: %w", group, driver.ErrNotFound)
+		}
+		left = r.drop(types)
+		return true, nil
+	})
+	for _, topic := range left {
+		if err == nil {
+			_, err = d.purge(ctx, d.names.state(), purgeRequest{Filter: d.names.ats(group, topic)})
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return d.syncs.wait(ctx)
+}
+
+// drop removes types and returns the topics that have none left.
+func (r *groupRecord) drop(types []string) (left []string) {
+	for topic, have := range r.Spec.Types {
+		kept := slices.DeleteFunc(slices.Clone(have), func(t string) bool { return slices.Contains(types, t) })
+		if len(kept) == 0 && len(have) > 0 {
+			delete(r.Spec.Types, topic)
+			left = append(left, topic)
+		} else {
+			r.Spec.Types[topic] = kept
+		}
+	}
+	return left
+}
+
+func (d *jsDriver) group(ctx context.Context, name string) (driver.GroupSpec, error) {
+	var r groupRecord
+	rev, err := d.getRecord(ctx, d.names.group(name), &r)
+	if err == nil && rev == 0 {
+		err = fmt.Errorf("jetstream: group %q is not registered: %w", name, driver.ErrNotFound)
+	}
+	return r.Spec, err
+}
+
+func (d *jsDriver) Groups(ctx context.Context) ([]driver.GroupSpec, error) {
+	var all []driver.GroupSpec
+	err := d.readAll(ctx, d.names.state(), d.names.groups(), false, func(m *nats.Msg) error {
+		var r groupRecord
+		if err := decodeRecord(m.Subject, m.Data, &r); err != nil {
+			return err
+		}
+		all = append(all, r.Spec)
+		return nil
+	})
+	return all, err
+}
+
+func (d *jsDriver) Positions(ctx context.Context, group string) ([]driver.Position, error) {
+	spec, err := d.group(ctx, group)
+	if err != nil {
+		return nil, err
+	}
+	var all []driver.Position
+	for _, topic := range slices.Sorted(maps.Keys(spec.Types)) {
+		t, err := d.topic(ctx, topic)
+		if err != nil {
+			return nil, err
+		}
+		for n := range t.Partitions {
+			p, err := d.position(ctx, group, driver.Partition{Topic: topic, N: n})
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+func (d *jsDriver) position(ctx context.Context, group string, p driver.Partition) (driver.Position, error) {
+	var r position
+	if _, err := d.getRecord(ctx, d.names.at(group, p), &r); err != nil {
+		return driver.Position{}, err
+	}
+	info, err := d.streamInfo(ctx, d.names.partition(p))
+	if err != nil {
+		return driver.Position{}, err
+	}
+	s := info.State
+	pos := driver.Position{Partition: p, First: max(s.First, 1), Last: s.Last, Floor: r.Floor, Fence: r.Fence}
+	if above := max(r.Floor+1, pos.First); above <= s.Last {
+		pos.Lag = int64(s.Last - above + 1)
+	}
+	pos.Held = d.opts.Leases.held(d.leaseKey(group, p))
+	return pos, nil
+}
+
+func (d *jsDriver) leaseKey(group string, p driver.Partition) string {
+	return d.names.subjects + " " + group + " " + p.Topic + " " + strconv.Itoa(p.N)
+}

@@ -1,0 +1,321 @@
+package jetstream
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/posthorn/posthorn/driver"
+)
+
+// On the wire an event is a CloudEvent in binary mode, as the NATS binding has
+// it: attributes are headers with the prefix ce-, their values percent-encoded;
+// other headers and the body are as they are.
+
+const (
+	attrPrefix        = "ce-"
+	specVersion       = "1.0"
+	headerMsgID       = "Nats-Msg-Id"
+	headerContentType = "content-type"
+)
+
+// A headerMap encodes messages one after the other, into one map.
+type headerMap struct {
+	h      nats.Header
+	values []string
+}
+
+func newHeaderMap() *headerMap { return &headerMap{h: nats.Header{}} }
+
+// encode returns the headers of a message. They stay as they are until the next
+// call.
+func (e *headerMap) encode(m *driver.Message) nats.Header {
+	clear(e.h)
+	e.values = slices.Grow(e.values[:0], 8+len(m.Attrs)+len(m.Headers))
+	if m.Type == "" {
+		e.put(headerContentType, m.ContentType)
+	} else {
+		e.event(m)
+	}
+	for i := range m.Headers {
+		e.add(m.Headers[i].Name, m.Headers[i].Value)
+	}
+	return e.h
+}
+
+func (e *headerMap) event(m *driver.Message) {
+	e.put(headerMsgID, messageID(m))
+	e.put("ce-specversion", specVersion)
+	e.put("ce-id", escape(m.ID))
+	e.put("ce-source", escape(m.Source))
+	e.put("ce-type", escape(m.Type))
+	e.put("ce-subject", escape(m.Key))
+	e.put("ce-time", escape(m.Time))
+	e.put("ce-datacontenttype", escape(m.ContentType))
+	for i := range m.Attrs {
+		e.put(attrHeader(m.Attrs[i].Name), escape(m.Attrs[i].Value))
+	}
+}
+
+// attrHeader is prefix and name, for the usual names without an allocation.
+func attrHeader(name string) string {
+	switch name {
+	case "traceparent":
+		return "ce-traceparent"
+	case "tracestate":
+		return "ce-tracestate"
+	case "correlationid":
+		return "ce-correlationid"
+	case "causationid":
+		return "ce-causationid"
+	case "expirytime":
+		return "ce-expirytime"
+	case "schemaversion":
+		return "ce-schemaversion"
+	case "dataschema":
+		return "ce-dataschema"
+	case "partitionkey":
+		return "ce-partitionkey"
+	}
+	return attrPrefix + name
+}
+
+// put sets a header, unless there is nothing to say.
+func (e *headerMap) put(name, value string) {
+	if value != "" {
+		e.set(name, value)
+	}
+}
+
+func (e *headerMap) set(name, value string) {
+	n := len(e.values)
+	e.values = append(e.values, value)
+	e.h[name] = e.values[n : n+1 : n+1]
+}
+
+func (e *headerMap) add(name, value string) {
+	if have, ok := e.h[name]; ok {
+		e.h[name] = append(have, value)
+		return
+	}
+	e.set(name, value)
+}
+
+// wireSize is what headers take on the wire.
+func wireSize(h nats.Header) int {
+	n := len("NATS/1.0\r\n\r\n")
+	for name, values := range h {
+		for _, v := range values {
+			n += len(name) + len(v) + len(": \r\n")
+		}
+	}
+	return n
+}
+
+// messageID is what the server knows an event by for its de-duplication: ids are
+// unique in their source only.
+func messageID(m *driver.Message) string {
+	var buf [160]byte
+	b := append(buf[:0], m.Source...)
+	b = append(b, 0)
+	b = append(b, m.ID...)
+	sum := sha256.Sum256(b)
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}
+
+// escape percent-encodes what the binding asks for: space, quote, percent and
+// all that is not printable ASCII.
+func escape(s string) string {
+	n := 0
+	for i := range len(s) {
+		if mustEscape(s[i]) {
+			n++
+		}
+	}
+	if n == 0 {
+		return s
+	}
+	b := make([]byte, 0, len(s)+2*n)
+	for i := range len(s) {
+		if c := s[i]; mustEscape(c) {
+			b = append(b, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
+		} else {
+			b = append(b, c)
+		}
+	}
+	return string(b)
+}
+
+func mustEscape(c byte) bool { return c <= ' ' || c == '"' || c == '%' || c >= 0x7f }
+
+// unescape reverses escape. What is no escape stays as it is: some writers do
+// not encode values at all.
+func unescape(s string) string {
+	if strings.IndexByte(s, '%') < 0 {
+		return s
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			hi, lo := hexValue(s[i+1]), hexValue(s[i+2])
+			if hi >= 0 && lo >= 0 {
+				b = append(b, byte(hi<<4|lo))
+				i += 2
+				continue
+			}
+		}
+		b = append(b, s[i])
+	}
+	return string(b)
+}
+
+func hexValue(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
+
+// decode reads headers into a message. It reads names without regard to case.
+// A message without a type is foreign: it keeps its headers as they are. An
+// error says what is wrong with one that has a type; m then holds what could be
+// read.
+func decode(h nats.Header, m *driver.Message) error {
+	if len(h) == 0 {
+		return nil
+	}
+	if !isEvent(h) {
+		decodeForeign(h, m)
+		return nil
+	}
+	r := headerReader{m: m}
+	for name, values := range h {
+		r.read(name, values)
+	}
+	if m.ContentType == "" {
+		m.ContentType = r.plainType
+	}
+	sortAttrs(m.Attrs)
+	sortAttrs(m.Headers)
+	return r.check()
+}
+
+func isEvent(h nats.Header) bool {
+	if _, ok := h["ce-type"]; ok {
+		return true
+	}
+	for name := range h {
+		if len(name) == len("ce-type") && strings.EqualFold(name, "ce-type") {
+			return true
+		}
+	}
+	return false
+}
+
+func decodeForeign(h nats.Header, m *driver.Message) {
+	for name, values := range h {
+		switch {
+		case isServers(name) || strings.EqualFold(name, headerEntry):
+		case strings.EqualFold(name, headerContentType):
+			m.ContentType = first(values)
+		default:
+			for _, v := range values {
+				m.Headers = append(m.Headers, driver.Attr{Name: name, Value: v})
+			}
+		}
+	}
+	sortAttrs(m.Headers)
+}
+
+// isServers tells whether a header is the broker's own.
+func isServers(name string) bool { return len(name) > 5 && strings.EqualFold(name[:5], "nats-") }
+
+type headerReader struct {
+	m         *driver.Message
+	version   string
+	plainType string
+	errs      []error
+}
+
+func (r *headerReader) read(name string, values []string) {
+	if len(name) > 3 && (name[:3] == attrPrefix || strings.EqualFold(name[:3], attrPrefix)) {
+		if len(values) > 1 {
+			r.errs = append(r.errs, fmt.Errorf("header %q is there %d times", name, len(values)))
+		}
+		r.attr(strings.ToLower(name[3:]), unescape(first(values)))
+		return
+	}
+	switch {
+	case isServers(name) || name == headerEntry:
+	case strings.EqualFold(name, headerContentType):
+		r.plainType = first(values)
+	default:
+		for _, v := range values {
+			r.m.Headers = append(r.m.Headers, driver.Attr{Name: name, Value: v})
+		}
+	}
+}
+
+func (r *headerReader) attr(name, value string) {
+	if !utf8.ValidString(value) {
+		r.errs = append(r.errs, fmt.Errorf("attribute %q is not UTF-8", name))
+		value = strings.ToValidUTF8(value, "\uFFFD")
+	}
+	switch name {
+	case "specversion":
+		r.version = value
+	case "id":
+		r.m.ID = value
+	case "source":
+		r.m.Source = value
+	case "type":
+		r.m.Type = value
+	case "subject":
+		r.m.Key = value
+	case "time":
+		r.m.Time = value
+	case "datacontenttype":
+		r.m.ContentType = value
+	default:
+		r.m.Attrs = append(r.m.Attrs, driver.Attr{Name: name, Value: value})
+	}
+}
+
+// check says what an event must have and lacks.
+func (r *headerReader) check() error {
+	if r.version != specVersion {
+		r.errs = append(r.errs, fmt.Errorf("specversion %q is not %s", r.version, specVersion))
+	}
+	if r.m.Type == "" {
+		r.errs = append(r.errs, errors.New("the type is empty"))
+	}
+	if r.m.ID == "" {
+		r.errs = append(r.errs, errors.New("there is no id"))
+	}
+	if r.m.Source == "" {
+		r.errs = append(r.errs, errors.New("there is no source"))
+	}
+	if len(r.errs) == 0 {
+		return nil
+	}
+	slices.SortFunc(r.errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return fmt.Errorf("not a CloudEvent: %w", errors.Join(r.errs...))
+}
+
+// sortAttrs gives what came out of a map an order.
+func sortAttrs(a []driver.Attr) {
+	if len(a) > 1 {
+		slices.SortStableFunc(a, func(x, y driver.Attr) int { return strings.Compare(x.Name, y.Name) })
+	}
+}

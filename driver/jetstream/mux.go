@@ -1,0 +1,68 @@
+package jetstream
+
+import (
+	"crypto/rand"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+)
+
+// A mux receives the answers to all that a driver sends, with one subscription.
+// The token behind its prefix says whose an answer is.
+type mux struct {
+	nc     *nats.Conn
+	prefix string // with its last dot
+	run    string // makes tokens unique on the server
+	sub    *nats.Subscription
+
+	mu    sync.Mutex
+	next  uint64
+	calls map[string]func(*nats.Msg)
+}
+
+func newMux(nc *nats.Conn) (*mux, error) {
+	m := &mux{nc: nc, prefix: nats.NewInbox() + ".", run: rand.Text()[:12] + "-", calls: map[string]func(*nats.Msg){}}
+	sub, err := nc.Subscribe(m.prefix+">", m.receive)
+	if err != nil {
+		return nil, err
+	}
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return nil, err
+	}
+	m.sub = sub
+	return m, nil
+}
+
+// add returns a token. Until it is removed, f is called with each message whose
+// subject is the prefix and the token, and perhaps more tokens. It must not block.
+func (m *mux) add(f func(*nats.Msg)) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.next++
+	token := m.run + strconv.FormatUint(m.next, 36)
+	m.calls[token] = f
+	return token
+}
+
+func (m *mux) remove(token string) {
+	m.mu.Lock()
+	delete(m.calls, token)
+	m.mu.Unlock()
+}
+
+func (m *mux) receive(msg *nats.Msg) {
+	token := msg.Subject[len(m.prefix):]
+	if i := strings.IndexByte(token, '.'); i >= 0 {
+		token = token[:i]
+	}
+	m.mu.Lock()
+	f := m.calls[token]
+	m.mu.Unlock()
+	if f != nil {
+		f(msg)
+	}
+}
+
+func (m *mux) close() { _ = m.sub.Unsubscribe() }

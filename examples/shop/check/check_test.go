@@ -1,0 +1,130 @@
+package check
+
+import (
+	"go/parser"
+	"go/token"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestSharesNothing keeps the shop's code out of its own check.
+func TestSharesNothing(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files: %v", err)
+	}
+	for _, file := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range f.Imports {
+			if path := strings.Trim(i.Path.Value, `"`); strings.Contains(path, ".") && path != "modernc.org/sqlite" {
+				t.Errorf("%s imports %s; the check is to be independent of the shop, and needs the standard library and a database driver only", file, path)
+			}
+		}
+	}
+}
+
+func TestSplit(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string][]string{
+		`1,2,3,4,5,6,7,8`:                  {"1", "2", "3", "4", "5", "6", "7", "8"},
+		`1,2,"a, ""b"" c",4,5,6,,8` + "\r": {"1", "2", `a, "b" c`, "4", "5", "6", "", "8"},
+	} {
+		if got, err := split(in); err != nil || !slices.Equal(got, want) {
+			t.Errorf("split(%q) = %q, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "1,2,3", `1,2,"3,4,5,6,7,8`, "1,2,3,4,5,6,7,8,9"} {
+		if got, err := split(in); err == nil {
+			t.Errorf("split(%q) = %q, want an error", in, got)
+		}
+	}
+}
+
+// fromText reads books from lines of CSV.
+func fromText(t *testing.T, lines string) *Books {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file.csv")
+	text := "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n" + lines
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b, err := FromFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+const (
+	first  = "1,X,,999,2010-12-01 08:26:00,0.001,,UK\n"
+	second = "2,X,,2,2010-12-01 08:26:00,0.1,,UK\n"
+	back   = "C3,X,,-2,2010-12-01 08:26:00,0.1,,UK\n"
+	lost   = "4,X,,-3,2010-12-01 08:26:00,0,,UK\n"
+	adjust = "A5,B,,1,2010-12-01 08:26:00,-11062.06,,UK\n"
+)
+
+func TestFromFile(t *testing.T) {
+	t.Parallel()
+	b := fromText(t, first+second+back+lost+adjust)
+	if b.Orders != 3 || b.Cancellations != 1 || b.Adjustments != 1 || b.Settled != 5 || b.Moved != 4 || b.Shortages != 2 {
+		t.Errorf("counts: %+v", b)
+	}
+	for what, pair := range map[string][2]*big.Rat{
+		"captured": {b.Captured, big.NewRat(1199, 1000)}, "refunded": {b.Refunded, big.NewRat(1, 5)}, "adjusted": {b.Adjusted, big.NewRat(-1106206, 100)},
+	} {
+		if pair[0].Cmp(pair[1]) != 0 {
+			t.Errorf("%s = %s, want %s", what, exact(pair[0]), exact(pair[1]))
+		}
+	}
+	if s := b.Stock["X"]; len(b.Stock) != 1 || s.Out != 1001 || s.Back != 2 || s.WrittenOff != 3 || len(s.Chain) != 64 {
+		t.Errorf("stock: %+v", b.Stock)
+	}
+}
+
+// TestCompareSaysNo changes one thing after the other.
+func TestCompareSaysNo(t *testing.T) {
+	t.Parallel()
+	all := first + second + back + lost + adjust
+	if table := Compare(fromText(t, all), fromText(t, all)); !table.Equal() {
+		t.Fatalf("equal books differ: %+v", table)
+	}
+	for name, lines := range map[string]string{
+		"an order is missing":         second + back + lost + adjust,
+		"a cancellation is missing":   first + second + lost + adjust,
+		"an adjustment is missing":    first + second + back + lost,
+		"two orders are exchanged":    second + first + back + lost + adjust,
+		"a thousandth is missing":     strings.Replace(first, "0.001", "0.002", 1) + second + back + lost + adjust,
+		"a unit is of another code":   first + strings.Replace(second, "X", "Y", 1) + back + lost + adjust,
+		"an order is there twice":     first + first + second + back + lost + adjust,
+		"an order has another number": strings.Replace(first, "1,", "9,", 1) + second + back + lost + adjust,
+	} {
+		if table := Compare(fromText(t, all), fromText(t, lines)); table.Equal() {
+			t.Errorf("%s, and all is said to be equal", name)
+		}
+	}
+}
+
+func TestTable(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	a, b := fromText(t, first+second), fromText(t, first)
+	if err := Compare(a, b).Write(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"NOT EQUAL", "equal", "1,001", "1.199", "0.999"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the table lacks %q:\n%s", want, out.String())
+		}
+	}
+	if got := exact(big.NewRat(1, 3)); got != "1/3" {
+		t.Errorf("a third prints as %s", got)
+	}
+}

@@ -1,0 +1,44 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"hash/fnv"
+	"time"
+
+	"github.com/posthorn/posthorn"
+)
+
+// What fails in the demo fails on purpose, and for the same events in each run:
+//
+//   - the payment gateway is busy when it is first asked, for one order in 50;
+//   - the handlers of order and inventory fail at first, for one event in 500
+//     and 1,000;
+//   - the mail server turns away one letter in 200, until the first late retry;
+//   - an adjustment that asks for money and names no customer is a letter to
+//     nobody: a dead letter.
+
+// errOnPurpose is what failFirst fails with.
+var errOnPurpose = errors.New("failed on purpose")
+
+// failFirst fails the first attempt for one event in n, which the event's id
+// chooses.
+func failFirst(n uint32) posthorn.Middleware {
+	return func(next posthorn.Handler) posthorn.Handler {
+		return func(ctx context.Context, d *posthorn.Delivery) error {
+			h := fnv.New32a()
+			h.Write([]byte(d.ID))
+			if d.Attempt == 1 && h.Sum32()%n == 0 {
+				return errOnPurpose
+			}
+			return next(ctx, d)
+		}
+	}
+}
+
+// lettersRetry is short, so that nobody waits long for the demo: a shop would
+// leave minutes between late retries.
+var lettersRetry = posthorn.Retry{
+	Attempts: 2, Delay: 10 * time.Millisecond,
+	Late: 5, LateDelay: 500 * time.Millisecond, MaxLateDelay: 2 * time.Second,
+}
