@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"reflect"
-	"slices"
 )
 
 // An EventType is a named, versioned contract for events whose data is a T. It
@@ -193,14 +192,4 @@ func (t *EventType[T]) Handle(g *Group, fn func(ctx context.Context, e *Event[T]
 		}
 		return fn(ctx, e)
 	}, opts)
-}
-
-// knownTypes lists names for error texts.
-func knownTypes[V any](m map[string]V) []string {
-	names := make([]string, 0, len(m))
-	for n := range m {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return names
 }

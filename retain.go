@@ -54,8 +54,9 @@ func (b *Bus) specs() []driver.TopicSpec {
 	return specs
 }
 
-// trimTopic deletes what all groups have settled and was stored before a time.
-// A topic that no group is registered for is trimmed by age alone.
+// trimTopic deletes what all groups have settled and was stored before a time, or
+// whatever its age when that is zero. A topic that no group is registered for is
+// trimmed by age alone.
 func (b *Bus) trimTopic(ctx context.Context, spec driver.TopicSpec, before time.Time) (int64, error) {
 	floors, err := b.lowestFloors(ctx, spec)
 	if err != nil {
@@ -66,6 +67,8 @@ func (b *Bus) trimTopic(ctx context.Context, spec driver.TopicSpec, before time.
 		below := ^uint64(0)
 		if floors[n] != nil {
 			below = floors[n].Floor + 1
+		} else if before.IsZero() {
+			continue // nobody has settled it, so only its age can end it
 		}
 		k, err := b.drv.Trim(ctx, driver.Partition{Topic: spec.Name, N: n}, below, before)
 		trimmed += k

@@ -29,9 +29,7 @@ type Group struct {
 	handlers []*handlerDef
 	state    groupState
 	eng      *engine.Group
-	failed   error
 	ended    chan struct{} // closed when Stop is done
-	stopErr  error
 }
 
 type groupState uint8

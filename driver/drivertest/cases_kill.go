@@ -208,6 +208,10 @@ func repeatsInFlight(r *rig) {
 	n.settled("g") // the checkpoint tells of all of it
 	n.publish(made, r.items(3, "hangs", "x", "y")...)
 	r.effects("g", 402)
+	r.wait(func() bool { // the checkpoint tells of the two
+		lag, err := n.bus.Lag(r.ctx, r.name("g"))
+		return err == nil && lag <= 1
+	})
 	n.cutOff()
 	n.bury()
 	n = r.open()

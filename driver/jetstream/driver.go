@@ -113,11 +113,13 @@ func New(ctx context.Context, nc *nats.Conn, opts Options, env driver.Env) (driv
 	if opts.OnRestart != nil {
 		d.unwatch = opts.OnRestart(d.restarted)
 	}
-	if err := d.ensureStream(ctx, d.stateConfig()); err == nil {
+	if err = d.ensureStream(ctx, d.stateConfig()); err == nil {
 		err = d.syncs.wait(ctx)
 	}
 	if err != nil {
-		d.unwatch()
+		if d.unwatch != nil {
+			d.unwatch()
+		}
 		d.mux.close()
 		d.syncs.close()
 		return nil, fmt.Errorf("jetstream: %w", err)

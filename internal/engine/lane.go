@@ -177,10 +177,13 @@ func (t *tenure) drop(it *Item) {
 	t.apply(driver.LaneOp{Entry: it.entry, Delete: true}, func() { t.forget(it) })
 }
 
-// unboot deletes the Boot entry of an item that is settled.
+// unboot deletes the Boot entry of an item that is settled. The item leaves, and
+// lets the next suspect start, only when that is done: a kill by the next one must
+// not find the boot of this one.
 func (t *tenure) unboot(it *Item) {
 	it.booted = false
-	t.apply(driver.LaneOp{Entry: &driver.Entry{Name: t.entryName(it)}, Delete: true}, nil)
+	it.where = inMove
+	t.apply(driver.LaneOp{Entry: &driver.Entry{Name: t.entryName(it)}, Delete: true}, func() { t.leave(it) })
 }
 
 // keepLane carries out lane operations and loads what is due, until the tenure

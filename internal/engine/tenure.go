@@ -359,14 +359,14 @@ func (t *tenure) admitKeyed(it *Item) {
 
 // settle ends an item that came from the window or from the lane.
 func (t *tenure) settle(it *Item) {
-	if it.booted {
-		t.unboot(it)
-	}
-	if it.entry != nil {
+	switch {
+	case it.entry != nil:
 		t.drop(it)
-		return
+	case it.booted:
+		t.unboot(it)
+	default:
+		t.leave(it)
 	}
-	t.leave(it)
 }
 
 // leave takes an item out of the window: it is settled, or the lane has it.

@@ -118,13 +118,3 @@ func (w *window) load(finished []byte) {
 		}
 	}
 }
-
-// highest is the highest position that finished names, counted from floor.
-func highest(floor uint64, finished []byte) uint64 {
-	for k := len(finished) - 1; k >= 0; k-- {
-		if b := finished[k]; b != 0 {
-			return floor + uint64(k*8+bits.Len8(b))
-		}
-	}
-	return floor
-}

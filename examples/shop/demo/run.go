@@ -18,6 +18,8 @@ type Config struct {
 	URL string
 	// Dir holds the databases.
 	Dir string
+	// Keep says that later runs may go on in Dir. Less fails on purpose then.
+	Keep bool
 	// Data is the file of orders, .csv or .csv.gz.
 	Data string
 	// Out gets the progress and the table.
@@ -39,7 +41,7 @@ var ErrDiffers = errors.New("the books differ from the file")
 
 // Run imports the file, waits until all services have settled, and compares their
 // books with the file. The error is ErrDiffers when they differ, and the context's
-// when ctx ended before; then a second run with the same Dir goes on.
+// when ctx ended before; then a second run with the same Dir, and Keep, goes on.
 func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.URL == "" {
 		cfg.URL = "embedded:" + cfg.Dir + "/bus"
@@ -64,7 +66,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	writeSeen(cfg.Out, file.Seen)
 	fmt.Fprintf(cfg.Out, "bus %s, databases in %s\n\n", cfg.URL, cfg.Dir)
 
-	shop, err := Open(ctx, cfg.URL, cfg.Dir, cfg.Log)
+	shop, err := Open(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
-		if err := Run(context.Background(), Config{Dir: dir, Data: os.Getenv(childData), Out: os.Stdout, Every: 10 * time.Millisecond, Log: quiet}); err != nil {
+		if err := Run(context.Background(), Config{Dir: dir, Keep: true, Data: os.Getenv(childData), Out: os.Stdout, Every: 10 * time.Millisecond, Log: quiet}); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
@@ -182,17 +182,17 @@ func TestInterrupted(t *testing.T) {
 			cancel()
 		}
 	}}
-	err := Run(ctx, Config{Dir: dir, Data: data, Out: out, Every: time.Millisecond, Log: quiet})
+	err := Run(ctx, Config{Dir: dir, Keep: true, Data: data, Out: out, Every: time.Millisecond, Log: quiet})
 	if !errors.Is(err, context.Canceled) {
 		t.Fatalf("the run is not interrupted: %v\n%s", err, out)
 	}
-	if text := mustEqual(t, Config{Dir: dir, Data: data}); !strings.Contains(text, "going on where an earlier run stopped") {
+	if text := mustEqual(t, Config{Dir: dir, Keep: true, Data: data}); !strings.Contains(text, "going on where an earlier run stopped") {
 		t.Errorf("the second run does not go on:\n%s", text)
 	}
 	// And once more, with nothing left to do.
-	mustEqual(t, Config{Dir: dir, Data: data})
+	mustEqual(t, Config{Dir: dir, Keep: true, Data: data})
 	// Another file is refused.
-	if err := Run(t.Context(), Config{Dir: dir, Data: slice(t, 10), Out: io.Discard, Log: quiet}); err == nil || !strings.Contains(err.Error(), "another file") {
+	if err := Run(t.Context(), Config{Dir: dir, Keep: true, Data: slice(t, 10), Out: io.Discard, Log: quiet}); err == nil || !strings.Contains(err.Error(), "another file") {
 		t.Errorf("another file: %v", err)
 	}
 }
@@ -228,7 +228,7 @@ func TestKill(t *testing.T) {
 			t.Fatalf("run %d was not killed: %v", i, err)
 		}
 	}
-	mustEqual(t, Config{Dir: dir, Data: data})
+	mustEqual(t, Config{Dir: dir, Keep: true, Data: data})
 }
 
 // busy tells from a line of progress whether the run is in its middle: the goods

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -45,22 +44,21 @@ type service interface {
 	Close() error
 }
 
-// Open opens the services on the bus of a URL, with their databases in dir. What
-// fails on purpose is switched on: see faults.go.
-func Open(ctx context.Context, url, dir string, log *slog.Logger) (*Shop, error) {
+// Open opens the services on the bus of a configuration, with their databases in
+// its directory. What fails on purpose is switched on: see faults.go.
+func Open(ctx context.Context, cfg Config) (*Shop, error) {
 	s := &Shop{}
-	err := s.open(ctx, url, dir, log)
-	if err != nil {
+	if err := s.open(ctx, cfg); err != nil {
 		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 	}
 	return s, nil
 }
 
-func (s *Shop) open(ctx context.Context, url, dir string, log *slog.Logger) (err error) {
-	database := func(name string) string { return filepath.Join(dir, name+".db") }
+func (s *Shop) open(ctx context.Context, cfg Config) (err error) {
+	database := func(name string) string { return filepath.Join(cfg.Dir, name+".db") }
 	join := func(name string) (*member, error) {
-		bus, err := posthorn.Open(ctx, shared(url), posthorn.Service(name),
-			posthorn.Logger(log.With("service", name)), posthorn.PublishTimeout(time.Minute))
+		bus, err := posthorn.Open(ctx, shared(cfg.URL), posthorn.Service(name),
+			posthorn.Logger(cfg.Log.With("service", name)), posthorn.PublishTimeout(time.Minute))
 		if err != nil {
 			return nil, err
 		}
@@ -74,7 +72,7 @@ func (s *Shop) open(ctx context.Context, url, dir string, log *slog.Logger) (err
 		return err
 	}
 	s.Order, err = order.Open(ctx, m.bus, order.Config{
-		Database: database(m.name), Log: log.With("service", m.name),
+		Database: database(m.name), Log: cfg.Log.With("service", m.name),
 		Middleware: []posthorn.Middleware{failFirst(500)}})
 	if err != nil {
 		return err
@@ -94,7 +92,7 @@ func (s *Shop) open(ctx context.Context, url, dir string, log *slog.Logger) (err
 		return err
 	}
 	s.Inventory, err = inventory.Open(ctx, m.bus, inventory.Config{
-		Database: database(m.name), Middleware: []posthorn.Middleware{failFirst(1000)}})
+		Database: database(m.name), Middleware: inventoryFaults(cfg)})
 	if err != nil {
 		return err
 	}

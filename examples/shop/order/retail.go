@@ -70,7 +70,7 @@ func OpenRetail(path string) (*Retail, error) {
 // invoice need not stand together.
 func ReadRetail(text io.Reader) (*Retail, error) {
 	in := csv.NewReader(bufio.NewReaderSize(text, 1<<20))
-	in.FieldsPerRecord = len(header)
+	in.FieldsPerRecord = -1 // for the header; below, as many as it has
 	in.ReuseRecord = true
 	switch first, err := in.Read(); {
 	case errors.Is(err, io.EOF):
@@ -80,6 +80,7 @@ func ReadRetail(text io.Reader) (*Retail, error) {
 	case !slices.Equal(first, header):
 		return nil, fmt.Errorf("its first line is %q; the header %s is expected", strings.Join(first, ","), strings.Join(header, ","))
 	}
+	in.FieldsPerRecord = len(header)
 	g := grouper{retail: &Retail{}, invoices: map[string]int{}, texts: map[string]string{}}
 	for {
 		record, err := in.Read()

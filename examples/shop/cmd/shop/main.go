@@ -48,18 +48,18 @@ func run(ctx context.Context, args []string) int {
 	if f.verbose {
 		level = slog.LevelInfo
 	}
-	cfg := demo.Config{URL: f.url, Dir: dir, Data: f.data, Out: os.Stdout,
+	cfg := demo.Config{URL: f.url, Dir: dir, Keep: !temporary, Data: f.data, Out: os.Stdout,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}
 	if f.http != "" {
 		cfg.Serve = func(ctx context.Context, shop *demo.Shop) error { return serve(ctx, f.http, shop) }
 	}
 	err = demo.Run(ctx, cfg)
 	stopped := ctx.Err() != nil && errors.Is(err, context.Canceled)
-	if memory := strings.HasPrefix(f.url, "memory:"); stopped && memory {
-		fmt.Println("\nInterrupted. What was begun is finished; a bus in memory keeps nothing to go on with.")
-	} else if stopped {
+	switch {
+	case stopped && temporary:
+		fmt.Println("\nInterrupted. What was begun is finished. A run with -dir keeps its state, to go on with.")
+	case stopped:
 		fmt.Printf("\nInterrupted. What was begun is finished and kept; to go on:\n  go run ./shop/cmd/shop -data %s -dir %s\n", f.data, dir)
-		temporary = false
 	}
 	if temporary {
 		err = errors.Join(err, os.RemoveAll(dir))
