@@ -572,8 +572,7 @@ var brokenDrivers = []*brokenDriver{
 		also: map[string]string{
 			"kill/under-load":             "what was confirmed and not stored at the kill is lost",
 			"random/kills":                "what was confirmed and not stored at the kill is lost",
-			"group/from-now":              "what was confirmed before the group's start is stored after it",
-			"group/from-time":             "what was confirmed before the time is stored after it",
+			"group/*":                     "what was confirmed is not there yet",
 			"derived/*":                   "a refusal, or a kill, comes after the confirmation",
 			"publish/*":                   "a refusal, or a kill, comes after the confirmation",
 			"kill/*":                      "what was confirmed and not stored at the kill is lost",

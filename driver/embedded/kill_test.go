@@ -36,8 +36,11 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(out)
+		recorded, killed := false, false
 		for n := 0; lines.Scan(); n++ {
-			if n == 300 {
+			recorded = recorded || lines.Text() == "recorded"
+			if n >= 300 && recorded && !killed {
+				killed = true
 				if err := cmd.Process.Kill(); err != nil {
 					t.Fatal(err)
 				}
@@ -87,7 +90,9 @@ func publishUntilKilled(t *testing.T, dir string) {
 			if err != nil {
 				return
 			}
-			_ = tn.Checkpoint(context.Background(), driver.Checkpoint{Floor: into[n-1].Pos, Mark: into[n-1].Pos + 100})
+			if tn.Checkpoint(context.Background(), driver.Checkpoint{Floor: into[n-1].Pos, Mark: into[n-1].Pos + 100}) == nil {
+				fmt.Println("recorded")
+			}
 		}
 	}()
 	var mu sync.Mutex

@@ -17,7 +17,7 @@ import (
 // What may be under way in one partition. The server takes 10,000 messages into
 // a stream's queue before it refuses.
 const (
-	maxBatches       = 16
+	maxBatches       = 256
 	maxBatchMessages = 4096
 	maxBatchBytes    = 8 << 20
 )

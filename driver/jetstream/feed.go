@@ -271,7 +271,7 @@ func (f *feed) arrive(m *nats.Msg) {
 func (f *feed) control(m *nats.Msg) {
 	switch s, text := status(m), m.Header.Get("Description"); {
 	case s == "100":
-	case s == "404" || s == "408":
+	case s == "404" || s == "408" || s == "409" && strings.Contains(text, "Batch Completed"):
 		f.pullOver(m)
 	case s == "409" && strings.Contains(text, "MaxBytes"):
 		if len(f.msgs) == f.head {

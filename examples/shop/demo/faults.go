@@ -52,8 +52,9 @@ func failFirst(n uint32) posthorn.Middleware {
 }
 
 // lettersRetry is short, so that nobody waits long for the demo: a shop would
-// leave minutes between late retries.
+// leave minutes between late retries. There are as many as a few restarts need,
+// since the mail server that is played here forgets whom it has turned away.
 var lettersRetry = posthorn.Retry{
 	Attempts: 2, Delay: 10 * time.Millisecond,
-	Late: 5, LateDelay: 500 * time.Millisecond, MaxLateDelay: 2 * time.Second,
+	Late: 20, LateDelay: 500 * time.Millisecond, MaxLateDelay: 2 * time.Second,
 }

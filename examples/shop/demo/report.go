@@ -73,10 +73,14 @@ func (r *run) writeStats(n posthorn.Stats, dead []posthorn.DeadLetter) {
 	}
 	fmt.Fprintln(r.Out, "dead letters:")
 	for _, d := range dead {
-		last := "no error was kept"
-		if len(d.Errors) > 0 {
-			last = d.Errors[len(d.Errors)-1]
-		}
-		fmt.Fprintf(r.Out, "  %s of %s, group %s, after %d attempt(s), %s: %s\n", d.Type, d.Key, d.Group, d.Attempts, d.Reason, last)
+		fmt.Fprintf(r.Out, "  %s\n", describe(d))
 	}
+}
+
+func describe(d posthorn.DeadLetter) string {
+	last := "no error was kept"
+	if len(d.Errors) > 0 {
+		last = d.Errors[len(d.Errors)-1]
+	}
+	return fmt.Sprintf("%s of %s, group %s, after %d attempt(s), %s: %s", d.Type, d.Key, d.Group, d.Attempts, d.Reason, last)
 }

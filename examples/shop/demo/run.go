@@ -186,8 +186,9 @@ func (r *run) stuck(ctx context.Context, p Progress) error {
 			text += fmt.Sprintf("; %s is not healthy: %s: %s", m.name, reason.Code, reason.Text)
 		}
 	}
-	if dead, deadErr := r.shop.DeadLetters(ctx); deadErr == nil && len(dead) > 0 {
-		text += fmt.Sprintf("; %d dead letters, the first: %s %s: %v", len(dead), dead[0].Type, dead[0].Key, dead[0].Errors)
+	dead, deadErr := r.shop.DeadLetters(ctx)
+	for _, d := range dead[:min(len(dead), 5)] {
+		text += "; dead letter: " + describe(d)
 	}
-	return errors.Join(errors.New(text), err)
+	return errors.Join(errors.New(text), err, deadErr)
 }

@@ -61,7 +61,7 @@ func slice(t *testing.T, invoices int) string {
 	var out bytes.Buffer
 	for in := bufio.NewScanner(z); in.Scan(); {
 		number, _, _ := strings.Cut(in.Text(), ",")
-		if !special[number] && !seen[number] && len(seen) == invoices {
+		if !special[number] && !seen[number] && len(seen) >= invoices {
 			continue
 		}
 		seen[number] = true
@@ -178,7 +178,7 @@ func TestInterrupted(t *testing.T) {
 	dir, data := t.TempDir(), slice(t, 1200/few)
 	ctx, cancel := context.WithCancel(t.Context())
 	out := &output{on: func(line string) {
-		if strings.Contains(line, "orders published") {
+		if _, published, _, ok := counts(line); ok && published > 0 {
 			cancel()
 		}
 	}}
@@ -234,10 +234,16 @@ func TestKill(t *testing.T) {
 // busy tells from a line of progress whether the run is in its middle: the goods
 // of some orders are reserved, and of more than the round before.
 func busy(line string, round int) bool {
+	of, _, goods, ok := counts(line)
+	return ok && goods > round*of/3 && goods < of-10
+}
+
+// counts reads a line of progress.
+func counts(line string) (of, published, goods int, ok bool) {
 	var seconds float64
-	var published, of, paid, goods int
+	var paid int
 	_, err := fmt.Sscanf(strings.TrimSpace(line), "%fs orders published %d of %d, paid %d, with their goods %d", &seconds, &published, &of, &paid, &goods)
-	return err == nil && goods > round*of/3 && goods < of-10
+	return of, published, goods, err == nil
 }
 
 func TestRefused(t *testing.T) {
