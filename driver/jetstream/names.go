@@ -22,7 +22,6 @@ func newNames(instance string) names {
 func (n names) state() string            { return n.streams + "-STATE" }
 func (n names) stateSubjects() string    { return n.subjects + ".s.>" }
 func (n names) topic(name string) string { return n.subjects + ".s.topic." + encodeName(name) }
-func (n names) topics() string           { return n.subjects + ".s.topic.*" }
 func (n names) group(name string) string { return n.subjects + ".s.group." + encodeName(name) }
 func (n names) groups() string           { return n.subjects + ".s.group.*" }
 

@@ -121,7 +121,7 @@ func (g *grouper) keep(s string) string {
 func (g *grouper) add(record []string) error {
 	quantity, err := strconv.ParseInt(record[3], 10, 64)
 	if err != nil {
-		return fmt.Errorf("Quantity %q is no whole number", record[3])
+		return fmt.Errorf("column Quantity: %q is no whole number", record[3])
 	}
 	at, err := time.ParseInLocation(time.DateTime, record[4], time.UTC)
 	if err != nil {
