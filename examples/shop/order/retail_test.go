@@ -60,7 +60,7 @@ func TestReadRetailRefuses(t *testing.T) {
 		"nothing":           {"", "it is empty"},
 		"another file":      {"a,b,c,d,e,f,g,h\n", "the header InvoiceNo"},
 		"a field too few":   {head + "1,X,d,1,2010-12-01 08:26:00,1,17850.0\n", "line 2"},
-		"a quantity":        {head + "1,X,d,1.5,2010-12-01 08:26:00,1,,UK\n", `line 2: Quantity "1.5"`},
+		"a quantity":        {head + "1,X,d,1.5,2010-12-01 08:26:00,1,,UK\n", `line 2: column Quantity: "1.5"`},
 		"a quantity of 0":   {head + "1,X,d,0,2010-12-01 08:26:00,1,,UK\n", "line 1: its quantity is 0"},
 		"a date":            {head + "1,X,d,1,yesterday,1,,UK\n", `line 2: InvoiceDate "yesterday"`},
 		"a price":           {head + "1,X,d,1,2010-12-01 08:26:00,1.2345,,UK\n", `line 2: UnitPrice: "1.2345"`},
