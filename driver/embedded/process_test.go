@@ -200,7 +200,7 @@ func crashChild(t *testing.T, dir string, publish bool) {
 	first := os.Getpid() * 1_000_000
 	seq := first
 	for ; ; seq++ {
-		for stepsAhead := int64(2000); int64(seq-first)*40-handled.Load() > stepsAhead; {
+		for ahead := int64(400); int64(seq-first)*40-handled.Load() > ahead; {
 			time.Sleep(time.Millisecond) // a backlog would only make the last round long
 		}
 		var batch []*posthorn.Outgoing
