@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/posthorn/posthorn"
 	"github.com/posthorn/posthorn/driver"
 	"github.com/posthorn/posthorn/driver/embedded"
 )
@@ -105,6 +106,8 @@ func TestAnotherProcess(t *testing.T) {
 	}
 	_, err := embedded.Open(t.Context(), dir, embedded.Options{}, (&bed{t: t}).env())
 	wantErr(t, err, driver.ErrLocked, dir, fmt.Sprintf("pid %d", cmd.Process.Pid), "directory of its own")
+	_, err = posthorn.Open(t.Context(), "embedded:"+dir, quiet())
+	wantCode(t, err, posthorn.CodeLocked, dir, "pid", "directory of its own")
 	if err := cmd.Process.Kill(); err != nil { // no chance to clean up
 		t.Fatal(err)
 	}

@@ -381,15 +381,22 @@ func (t *tenure) loadKey() (more bool, err error) {
 	if len(entries) == 0 {
 		k.parked = 0 // the count was wrong, or they were taken away from outside
 	}
+	ahead := false
 	for i := range entries {
 		e := &entries[i]
+		if !t.queue && e.Order > t.win.high {
+			// After a start: what the log still holds before it comes first, and has
+			// not been fetched yet. See tenure.admit.
+			k.first, k.parked, k.trial, ahead = e.Order, max(k.parked, 1), trial, true
+			break
+		}
 		if k.parked > 0 {
 			k.parked--
 		}
 		k.first = e.Order + 1
 		t.revive(e, trial)
 	}
-	if len(entries) < loadBatch {
+	if len(entries) < loadBatch && !ahead {
 		k.parked = 0
 	}
 	t.nextOf(k)
@@ -467,13 +474,7 @@ func (t *tenure) revive(e *driver.Entry, trial bool) {
 		t.bury(it, g.cfg.Foreigner(it))
 		return
 	}
-	for _, a := range e.Msg.Attrs {
-		if a.Name == "expirytime" {
-			if at, perr := time.Parse(time.RFC3339Nano, a.Value); perr == nil {
-				it.expires = at
-			}
-		}
-	}
+	it.expires = expiryOf(&e.Msg)
 	it.kq = t.keyOf(e.Key)
 	if it.kq != nil && e.State == driver.Parked && it.kq.stuck > 0 {
 		it.kq.parked++

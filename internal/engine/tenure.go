@@ -262,13 +262,18 @@ func (t *tenure) prepare(it *Item, d driver.Delivery) {
 		}
 		d = it.Delivery
 	}
-	for _, a := range d.Msg.Attrs {
+	it.expires = expiryOf(&d.Msg)
+}
+
+// expiryOf is when a message loses its use; zero for never.
+func expiryOf(m *driver.Message) time.Time {
+	for _, a := range m.Attrs {
 		if a.Name == "expirytime" {
-			if at, err := time.Parse(time.RFC3339Nano, a.Value); err == nil {
-				it.expires = at
-			}
+			at, _ := time.Parse(time.RFC3339Nano, a.Value)
+			return at
 		}
 	}
+	return time.Time{}
 }
 
 // standing looks which suspects the lane has already: what left the window for
