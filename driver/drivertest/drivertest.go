@@ -66,6 +66,10 @@ type Harness struct {
 	// to fail. Default 2 s.
 	BrokenPatience time.Duration
 
+	// BrokenOwn has RunBroken run each broken driver against its own case only, as
+	// -short does. The whole matrix is for drivers that answer at once.
+	BrokenOwn bool
+
 	// Skip leaves cases out, by name, with the reason. It is for what the
 	// harness cannot do; what the driver cannot do belongs to its Caps.
 	Skip map[string]string

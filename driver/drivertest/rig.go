@@ -333,7 +333,7 @@ func (n *node) recorded(group string, fn itemFunc) itemFunc {
 		if n.dead() {
 			return errKilled
 		}
-		o := op{bus: n.n, group: group, id: e.ID, key: e.Key, n: e.Data.N, attempt: e.Attempt}
+		o := op{bus: n.n, group: group, id: e.ID, key: e.Key, n: e.Data.N, attempt: e.Attempt, note: fmt.Sprint("position ", e.Position)}
 		n.r.log.start(o)
 		o.what, o.note = opEnd, "it panicked"
 		defer func() { n.r.log.end(o, !n.dead()) }()
@@ -541,8 +541,8 @@ func (n *node) kill() {
 // cutOff is the moment of the kill. It may be called by a handler.
 func (n *node) cutOff() {
 	n.once.Do(func() {
-		n.cut.Cut()
 		n.r.log.add(op{what: opKill, bus: n.n})
+		n.cut.Cut()
 		close(n.died)
 	})
 }
@@ -556,6 +556,9 @@ func (n *node) bury() {
 }
 
 func (n *node) dead() bool {
+	if n.cut.ctx.Err() != nil {
+		return true
+	}
 	select {
 	case <-n.died:
 		return true
