@@ -32,14 +32,16 @@ type GroupConfig struct {
 	// Concurrency is how many handlers of the group run at a time in this
 	// process. Default 64.
 	Concurrency int
-	// Timeout is for how long a handler may run. Then its context ends, the
-	// attempt has failed, and the handler's slot is given to others; its key only
-	// when it returns. Default 30 s.
+	// Timeout is for how long a handler may run. Then its context ends. What a
+	// handler returns soon after (a tenth of the timeout, from 100 ms to 5 s) still
+	// is its verdict; of one that does not return the attempt has failed, its slot is
+	// given to others, its key only when it returns. Default 30 s.
 	Timeout time.Duration
 	// Retry is the retry budget. Handlers may have their own.
 	Retry Retry
 	// Window is how many messages above the lowest unsettled one may be taken
-	// from a partition. Default 8192; the broker may have a lower limit.
+	// from a partition, rounded up to a multiple of 64. Default 8192; the broker may
+	// have a lower limit.
 	Window int
 	// WindowBytes caps the data of all messages that the group holds in memory in
 	// this process, in bytes. Default 64 MiB.
@@ -47,7 +49,9 @@ type GroupConfig struct {
 	// Checkpoint is how often, at the least, the position is recorded: what a
 	// kill can repeat. Default 1 s.
 	Checkpoint time.Duration
-	// Drain is how long Stop and Run wait for handlers that run. Default 30 s.
+	// Drain is how long Stop and Run wait for handlers that run. Then their contexts
+	// end, and up to 5 s more go to those that heed it and to recording what is
+	// settled. Default 30 s.
 	Drain time.Duration
 	// Boots is how many times a message may be being handled when its process
 	// dies, before it is quarantined as a dead letter. Default 3.

@@ -24,6 +24,7 @@ package driver
 import (
 	"context"
 	"log/slog"
+	"math/bits"
 	"time"
 )
 
@@ -64,7 +65,7 @@ type Caps struct {
 	// ReadFrom tells whether a new group may begin at the start of what is kept
 	// or at a time. Without it a group can only begin with what comes next.
 	ReadFrom bool
-	// CheckpointBytes bounds Checkpoint.Finished, and so the window.
+	// CheckpointBytes bounds Checkpoint.Finished, a bit a position, and so the window.
 	CheckpointBytes int
 	// MaxMessage is the largest message that the broker stores, in bytes,
 	// attributes, headers and body together.
@@ -319,11 +320,30 @@ type Checkpoint struct {
 	// Mark: nothing above it was ever started. It is raised before, a window at
 	// a time.
 	Mark uint64
-	// Finished is the core's encoding of what is settled between the two.
+	// Finished tells which positions above the floor are settled: a bit each from
+	// Floor+1 on, the least significant first.
 	Finished []byte
 	// Clean says that nothing was being handled when this was recorded. Only
 	// Release records it.
 	Clean bool
+}
+
+// Lag is how many of the positions up to last are not settled, when those below
+// first do not exist.
+func (c *Checkpoint) Lag(first, last uint64) int64 {
+	above := max(c.Floor+1, first)
+	if above > last {
+		return 0
+	}
+	lag := int64(last - above + 1)
+	for i, b := range c.Finished {
+		for ; b != 0; b &= b - 1 {
+			if pos := c.Floor + 1 + uint64(i*8+bits.TrailingZeros8(b)); pos >= above && pos <= last {
+				lag--
+			}
+		}
+	}
+	return lag
 }
 
 // An EntryState is what a lane holds an entry for.

@@ -159,6 +159,7 @@ func innocent(r *rig) {
 	cfg.Boots = 2
 	for process := range 6 {
 		n := r.open()
+		before := r.log.count(opEffect, "g")
 		started := make(chan struct{}, 100)
 		n.listen("g", cfg, func(ctx context.Context, e *posthorn.Event[item]) error {
 			started <- struct{}{}
@@ -172,7 +173,6 @@ func innocent(r *rig) {
 		if process == 0 {
 			n.publish(made, r.items(12, keys(12)...)...)
 		}
-		before := r.log.count(opEffect, "g")
 		r.eventually("some are handled, and one hangs", func() bool {
 			return r.log.count(opEffect, "g") > before && r.log.runningNow("g") > 0
 		})

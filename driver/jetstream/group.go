@@ -203,9 +203,8 @@ func (d *jsDriver) position(ctx context.Context, group string, p driver.Partitio
 	}
 	s := info.State
 	pos := driver.Position{Partition: p, First: max(s.First, 1), Last: s.Last, Floor: r.Floor, Fence: r.Fence}
-	if above := max(r.Floor+1, pos.First); above <= s.Last {
-		pos.Lag = int64(s.Last - above + 1)
-	}
+	c := driver.Checkpoint{Floor: r.Floor, Finished: r.Finished}
+	pos.Lag = c.Lag(pos.First, pos.Last)
 	pos.Held = d.opts.Leases.held(d.leaseKey(group, p))
 	return pos, nil
 }

@@ -151,10 +151,7 @@ func (m *memory) Positions(ctx context.Context, name string) ([]driver.Position,
 	for id, pl := range g.at {
 		floor := pl.check.Floor
 		pos := driver.Position{Partition: id, First: pl.part.first, Last: pl.part.last(), Floor: floor, Fence: pl.fence, Held: pl.holder != nil}
-		from := max(floor, pl.part.first-1)
-		if pos.Last > from {
-			pos.Lag = int64(pos.Last-from) - int64(len(pl.settled))
-		}
+		pos.Lag = pl.check.Lag(pos.First, pos.Last) - int64(len(pl.settled))
 		if g.types[id.Topic] == nil {
 			pos.Lag = 0 // only its lane is left
 		}

@@ -81,7 +81,7 @@ type memory struct {
 var _ driver.Driver = (*memory)(nil)
 
 const (
-	maxMessage  = 64 << 20
+	maxMessage  = 8 << 20
 	dedupWindow = 2 * time.Minute
 )
 

@@ -19,6 +19,8 @@ type Item struct {
 	rec      record
 	known    int    // rec.Attempts as it is stored
 	suspect  bool   // may have been started by a process that died
+	counted  bool   // in tenure.suspects
+	adopted  bool   // the lane took it over from a queue
 	booted   bool   // a Boot entry stands for it
 	bootRev  uint64 // its revision
 	where    place

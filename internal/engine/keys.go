@@ -1,6 +1,10 @@
 package engine
 
-import "github.com/posthorn/posthorn/driver"
+import (
+	"slices"
+
+	"github.com/posthorn/posthorn/driver"
+)
 
 // A keyQueue is one key of a tenure that has messages in memory or parked.
 type keyQueue struct {
@@ -12,9 +16,9 @@ type keyQueue struct {
 
 	// Parked entries wait in the lane. The index keeps a count, never one entry
 	// each.
-	parked  int    // in the lane and not loaded
-	parking int    // on their way to the lane
-	first   uint64 // no parked entry that is not loaded has a lower order
+	parked  int      // in the lane and not loaded
+	parking []uint64 // the orders of those on their way to the lane
+	first   uint64   // no parked entry that is not loaded has a lower order
 	loading bool
 	trial   bool // the next batch that is loaded was there before an unclean start
 }
@@ -30,11 +34,28 @@ func (k *keyQueue) spills(t *tenure, order uint64) bool {
 		// being handled, or waited in memory, when the process ended.
 		return false
 	}
-	return k.parked+k.parking > 0 || k.queue.n >= t.share
+	return k.spilling() || k.queue.n >= t.share
+}
+
+// spilling tells whether anything of the key is in the lane or on its way there.
+func (k *keyQueue) spilling() bool { return k.parked > 0 || len(k.parking) > 0 }
+
+// mayLoad is the highest order that may be loaded now. What the log still holds
+// below a parked entry comes before it, and so does what is on its way to the lane
+// and not there yet.
+func (k *keyQueue) mayLoad(t *tenure) uint64 {
+	most := ^uint64(0)
+	if !t.queue {
+		most = t.win.high
+	}
+	for _, order := range k.parking {
+		most = min(most, order-1)
+	}
+	return most
 }
 
 func (k *keyQueue) unused() bool {
-	return !k.busy && k.stuck == 0 && k.queue.n == 0 && k.parked == 0 && k.parking == 0 && !k.loading
+	return !k.busy && k.stuck == 0 && k.queue.n == 0 && !k.spilling() && !k.loading
 }
 
 // keyOf returns the queue of an item's key, or nil when it needs none.
@@ -90,13 +111,12 @@ func (t *tenure) nextOf(k *keyQueue) {
 		return
 	}
 	if k.parked > 0 {
-		if !t.queue && k.first > t.win.high {
-			// After a start: what the log still holds before it comes first, and has
-			// not been fetched yet. See tenure.admit.
-			t.early[k] = struct{}{}
-			return
+		switch most := k.mayLoad(t); {
+		case k.first <= most:
+			t.askFor(k)
+		case !t.queue && k.first > t.win.high:
+			t.early[k] = struct{}{} // admit comes here again
 		}
-		t.askFor(k)
 		return
 	}
 	if k.unused() {
@@ -110,7 +130,7 @@ func (t *tenure) nextOf(k *keyQueue) {
 
 // askFor has the clerk load parked entries of a key.
 func (t *tenure) askFor(k *keyQueue) {
-	if k.loading || k.parking > 0 && k.parked == 0 {
+	if k.loading {
 		return
 	}
 	k.loading = true
@@ -121,15 +141,24 @@ func (t *tenure) askFor(k *keyQueue) {
 // park sends an item to the lane, behind the others of its key.
 func (t *tenure) park(it *Item) {
 	k := it.kq
-	if t.queue && k.parked+k.parking == 0 {
-		k.parking++ // once
+	first := !k.spilling()
+	k.parking = append(k.parking, it.order)
+	if t.queue && first {
 		t.adopt(k)
-		k.parking--
 	}
-	k.parking++
 	t.g.cfg.Counts.Parked()
-	e := t.entryOf(it, driver.Parked)
-	t.move(it, e)
+	t.move(it, t.entryOf(it, driver.Parked))
+}
+
+// hasParked notes that the lane has an item of the key.
+func (k *keyQueue) hasParked(order uint64) {
+	if i := slices.Index(k.parking, order); i >= 0 {
+		k.parking = slices.Delete(k.parking, i, i+1)
+	}
+	if k.parked == 0 || order < k.first {
+		k.first = order
+	}
+	k.parked++
 }
 
 // strand parks all that waits behind a handler that ignores its deadline, so that
@@ -141,8 +170,7 @@ func (t *tenure) strand(k *keyQueue) {
 		if it.entry == nil || it.entry.State != driver.Parked {
 			t.park(it)
 		} else { // it stands there still: forget that it was loaded
-			k.parked++
-			k.first = min(k.first, it.order)
+			k.hasParked(it.order)
 			t.forget(it)
 		}
 		it = next
@@ -158,10 +186,16 @@ func (t *tenure) adopt(k *keyQueue) {
 		if it.booted {
 			e.Rev, it.booted = it.bootRev, false
 		}
-		it.entry = e
-		t.loaded++
+		it.entry, it.adopted = e, true
+		t.live[e.Name] = struct{}{}
 		t.held--
-		t.apply(driver.LaneOp{Entry: e}, func() {
+		if it.counted {
+			it.counted = false
+			t.suspects--
+		}
+		put := *e // the clerk's own: the engine reads e meanwhile
+		t.apply(driver.LaneOp{Entry: &put}, func() {
+			e.Rev = put.Rev
 			t.settling = append(t.settling, driver.Settlement{Pos: it.Delivery.Pos})
 			t.changed()
 		})

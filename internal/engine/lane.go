@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"cmp"
 	"container/heap"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
@@ -13,6 +15,8 @@ type laneOp struct {
 	op driver.LaneOp
 	// after is called under Group.mu when it is done.
 	after func()
+	// settled says that a queue must have settled all that was finished before.
+	settled bool
 }
 
 // A dueEntry is what the index knows of a Due entry.
@@ -88,25 +92,10 @@ func (t *tenure) loadIndex() bool {
 		t.apply(driver.LaneOp{Entry: e, Delete: true}, nil)
 	}
 	for _, k := range t.keys {
-		// With a log, what was being handled when the process ended comes first, and
-		// is told by its order: see keyQueue.spills.
-		if t.queue || t.win.floor >= t.trial {
-			t.nextOf(k)
-		}
+		t.nextOf(k)
 	}
 	t.wakeClerk()
 	return true
-}
-
-// untried lets the parked keys go on once all suspects of the log are past.
-func (t *tenure) untried() {
-	if t.tried || t.win == nil || t.win.floor < t.trial {
-		return
-	}
-	t.tried = true
-	for _, k := range t.keys {
-		t.nextOf(k)
-	}
 }
 
 // apply hands an operation to the clerk.
@@ -157,11 +146,7 @@ func (t *tenure) moved(it *Item, e *driver.Entry) {
 		heap.Push(&t.due, dueEntry{at: e.Due, name: e.Name})
 	case driver.Parked:
 		k := it.kq
-		k.parking--
-		if k.parked == 0 || e.Order < k.first {
-			k.first = e.Order
-		}
-		k.parked++
+		k.hasParked(e.Order)
 		t.nextOf(k)
 	}
 	if it.entry != nil {
@@ -175,6 +160,9 @@ func (t *tenure) moved(it *Item, e *driver.Entry) {
 func (t *tenure) drop(it *Item) {
 	it.where = inMove
 	t.apply(driver.LaneOp{Entry: it.entry, Delete: true}, func() { t.forget(it) })
+	// What the lane has adopted still stands in the queue until it is settled there:
+	// without its entry it would be handled again after a kill, behind its followers.
+	t.ops[len(t.ops)-1].settled = it.adopted
 }
 
 // unboot deletes the Boot entry of an item that is settled. The item leaves, and
@@ -259,6 +247,9 @@ func (t *tenure) applyOps() (more bool, err error) {
 		ops[i] = o.op
 		ops[i].Err = nil
 	}
+	if t.queue && !t.settledFirst(batch) {
+		return false, cmp.Or(t.all.Err(), error(driver.ErrLost))
+	}
 	err = t.lookUp(ops)
 	if err == nil {
 		err = t.d.Lane().Apply(t.all, ops)
@@ -284,11 +275,32 @@ func (t *tenure) applyOps() (more bool, err error) {
 	return again == nil, again
 }
 
+// settledFirst waits, where operations ask for it, until a queue has settled all
+// that was finished: before followers of a key go to the lane, what the queue hands out again after a kill
+// would come behind them otherwise. It returns false when the tenure ends.
+func (t *tenure) settledFirst(ops []*laneOp) bool {
+	parks := func(o *laneOp) bool { return o.settled || !o.op.Delete && o.op.Entry.State == driver.Parked }
+	if !slices.ContainsFunc(ops, parks) {
+		return true
+	}
+	t.g.mu.Lock()
+	defer t.g.mu.Unlock()
+	want := t.flushed + len(t.settling) + t.flushing
+	t.wakeRecorder()
+	for t.flushed < want && !t.lost && t.all.Err() == nil {
+		t.g.changed.Wait()
+	}
+	return t.flushed >= want
+}
+
 // nextOps is how many operations go in one batch: an operation on whatever
 // revision stands comes after those before it on the same name.
 func (t *tenure) nextOps() int {
 	n := min(len(t.ops), moveBatch)
 	for i := 1; i < n; i++ {
+		if t.ops[i].settled {
+			return i
+		}
 		if e := t.ops[i].op.Entry; e.Rev == anyRev && !t.ops[i].op.Delete {
 			for _, o := range t.ops[:i] {
 				if o.op.Entry.Name == e.Name {
@@ -362,45 +374,46 @@ func (t *tenure) loadKey() (more bool, err error) {
 		return false, nil
 	}
 	k := t.loads[0]
-	after := k.first - 1
-	key := k.key
+	first, key := k.first, k.key
 	g.mu.Unlock()
-	entries, err := t.d.Lane().Parked(t.all, key, after, loadBatch)
+	entries, err := t.d.Lane().Parked(t.all, key, max(first, 1)-1, loadBatch)
 	if err != nil {
 		return false, err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t.loads = t.loads[1:]
-	k.loading = false
 	if t.lost {
 		return false, driver.ErrLost
 	}
-	trial := k.trial
-	k.trial = false
-	if len(entries) == 0 {
-		k.parked = 0 // the count was wrong, or they were taken away from outside
+	if k.first != first {
+		return true, nil // something before these has been parked meanwhile: look again
 	}
-	ahead := false
-	for i := range entries {
-		e := &entries[i]
-		if !t.queue && e.Order > t.win.high {
-			// After a start: what the log still holds before it comes first, and has
-			// not been fetched yet. See tenure.admit.
-			k.first, k.parked, k.trial, ahead = e.Order, max(k.parked, 1), trial, true
-			break
-		}
-		if k.parked > 0 {
-			k.parked--
-		}
-		k.first = e.Order + 1
-		t.revive(e, trial)
-	}
-	if len(entries) < loadBatch && !ahead {
-		k.parked = 0
-	}
+	t.loads = t.loads[1:]
+	k.loading = false
+	t.bringBack(k, entries)
 	t.nextOf(k)
 	return true, nil
+}
+
+// bringBack revives parked entries of a key, as far as their turn has come.
+func (t *tenure) bringBack(k *keyQueue, entries []driver.Entry) {
+	if k.stuck > 0 {
+		return
+	}
+	trial, most := k.trial, k.mayLoad(t)
+	for i := range entries {
+		e := &entries[i]
+		if e.Order > most {
+			k.first, k.parked = e.Order, max(k.parked, 1)
+			return
+		}
+		k.first, k.parked = e.Order+1, max(k.parked-1, 0)
+		t.revive(e, trial)
+	}
+	k.trial = false
+	if len(entries) < loadBatch {
+		k.parked = 0 // whatever the count was: they may have been changed from outside
+	}
 }
 
 // loadDue loads entries whose time has come.
@@ -408,13 +421,13 @@ func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
 	g, now := t.g, t.g.cfg.Now()
 	g.mu.Lock()
 	var batch []dueEntry
-	for t.due.Len() > 0 && !t.idleNow() && t.loaded+len(batch) < maxLoaded && len(batch) < loadBatch && !t.due[0].at.After(now) {
+	for t.due.Len() > 0 && !t.idleNow() && len(t.live)+len(batch) < maxLoaded && len(batch) < loadBatch && !t.due[0].at.After(now) {
 		batch = append(batch, heap.Pop(&t.due).(dueEntry))
 	}
 	next = time.Hour
 	if t.due.Len() > 0 && !t.idleNow() {
 		next = max(t.due[0].at.Sub(now), time.Millisecond)
-		if t.loaded >= maxLoaded {
+		if len(t.live) >= maxLoaded {
 			next = max(next, 10*time.Millisecond)
 		}
 	}
@@ -449,6 +462,9 @@ func (t *tenure) revive(e *driver.Entry, trial bool) {
 	if e.State != driver.Due && e.State != driver.Parked {
 		return // changed from outside
 	}
+	if _, ok := t.live[e.Name]; ok {
+		return // it is in memory already
+	}
 	rec, err := decodeRecord(e.Head)
 	it := &Item{
 		Delivery: driver.Delivery{Pos: e.Order, Msg: e.Msg},
@@ -460,7 +476,7 @@ func (t *tenure) revive(e *driver.Entry, trial bool) {
 		suspect:  trial,
 	}
 	it.Delivery.Stored = fromMillis(rec.Stored)
-	t.loaded++
+	t.live[e.Name] = struct{}{}
 	t.bytes += it.size()
 	if err != nil {
 		t.bury(it, Verdict{Kind: Dead, Err: err, Code: "undecodable"})
@@ -476,11 +492,5 @@ func (t *tenure) revive(e *driver.Entry, trial bool) {
 	}
 	it.expires = expiryOf(&e.Msg)
 	it.kq = t.keyOf(e.Key)
-	if it.kq != nil && e.State == driver.Parked && it.kq.stuck > 0 {
-		it.kq.parked++
-		it.kq.first = min(it.kq.first, it.order)
-		t.forget(it)
-		return
-	}
 	t.enqueue(it)
 }

@@ -127,7 +127,7 @@ func (t *tenure) record() (time.Duration, error) {
 	changes := t.changes
 	c := t.checkpoint()
 	settling := t.settling
-	t.settling = nil
+	t.settling, t.flushing = nil, len(settling)
 	if t.raise {
 		c.Mark = t.nextMark(time.Now())
 	}
@@ -137,10 +137,13 @@ func (t *tenure) record() (time.Duration, error) {
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	t.flushing = 0
 	if err != nil {
 		t.settling = append(settling, t.settling...)
 		return 0, err
 	}
+	t.flushed += len(settling)
+	g.changed.Broadcast()
 	t.changes -= changes
 	if t.changes > 0 {
 		t.since = time.Now()

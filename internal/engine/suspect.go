@@ -82,7 +82,9 @@ func (g *Group) try(it *Item, judged chan struct{}) bool {
 		g.quarantine(it)
 		return false
 	}
+	g.mu.Lock()
 	e := t.bootEntry(it)
+	g.mu.Unlock()
 	var wait backoff
 	for {
 		err := t.putBoot(e)
@@ -124,6 +126,9 @@ func (t *tenure) bootEntry(it *Item) *driver.Entry {
 	if it.entry != nil {
 		e := *it.entry
 		e.Head = rec.encode()
+		if e.Rev == 0 {
+			e.Rev = anyRev // the lane is about to have it
+		}
 		return &e
 	}
 	return &driver.Entry{

@@ -32,17 +32,17 @@ type tenure struct {
 	clerk   chan struct{}
 	scribe  chan struct{}
 
-	lost    bool
-	closing bool // no handler starts
-	running int  // handlers
-	held    int  // messages in memory that came from the partition
-	bytes   int  // of all messages in memory
+	lost     bool
+	closing  bool // no handler starts
+	running  int  // handlers
+	suspects int  // messages from the partition that may have killed a process, unsettled
+	held     int  // messages in memory that came from the partition
+	bytes    int  // of all messages in memory
 
 	// Log.
 	win     *window
 	mark    uint64 // recorded
 	trial   uint64 // what is at or below it, and not settled, is suspect; 0 after a clean start; constant
-	tried   bool   // all suspects of the log are past
 	gated   itemList
 	top     uint64 // highest position that was let go
 	ahead   int    // made ready and not started
@@ -55,6 +55,8 @@ type tenure struct {
 	// Queue.
 	order    uint64
 	settling []driver.Settlement
+	flushing int // settlements that are on their way
+	flushed  int // that were carried out
 
 	keys     map[string]*keyQueue
 	early    map[*keyQueue]struct{} // parked above what has been fetched
@@ -65,7 +67,7 @@ type tenure struct {
 	applying bool
 	due      dueHeap
 	loads    []*keyQueue
-	loaded   int // entries in memory
+	live     map[string]struct{} // the names of its entries in memory
 	waiting  map[*Item]struct{}
 
 	wakeC chan struct{} // the clerk
@@ -83,6 +85,7 @@ func newTenure(g *Group, d driver.Tenure) *tenure {
 		keys:      map[string]*keyQueue{},
 		early:     map[*keyQueue]struct{}{},
 		waiting:   map[*Item]struct{}{},
+		live:      map[string]struct{}{},
 		step:      minStep,
 		wakeC:     make(chan struct{}, 1),
 		wakeS:     make(chan struct{}, 1),
@@ -217,6 +220,10 @@ func (t *tenure) admit(batch []driver.Delivery) bool {
 		}
 		t.held++
 		t.bytes += it.size()
+		if it.suspect {
+			it.counted = true
+			t.suspects++
+		}
 		t.take(it, standing)
 	}
 	for k := range t.early {
@@ -378,6 +385,9 @@ func (t *tenure) settle(it *Item) {
 func (t *tenure) leave(it *Item) {
 	t.bytes -= it.size()
 	t.held--
+	if it.counted {
+		t.suspects--
+	}
 	it.where = nowhere
 	it.left()
 	if t.lost {
@@ -388,7 +398,6 @@ func (t *tenure) leave(it *Item) {
 	} else {
 		t.win.settle(it.order)
 	}
-	t.untried()
 	t.changed()
 }
 
@@ -407,10 +416,10 @@ func (t *tenure) changed() {
 // forget takes an item that came from the lane out of memory.
 func (t *tenure) forget(it *Item) {
 	t.bytes -= it.size()
-	t.loaded--
+	delete(t.live, it.entry.Name)
 	it.where = nowhere
 	it.left()
-	if t.loaded == maxLoaded-1 && t.due.Len() > 0 {
+	if len(t.live) == maxLoaded-1 && t.due.Len() > 0 {
 		t.wakeClerk()
 	}
 	t.progress()
@@ -462,12 +471,15 @@ func (t *tenure) release(ctx context.Context) error {
 	<-t.fetched
 	g.mu.Lock()
 	lost := t.lost
-	clean := t.running == 0
+	clean := t.running == 0 && t.suspects == 0 && (t.queue || t.win.floor >= t.trial)
 	for _, k := range t.keys {
 		clean = clean && k.stuck == 0
 	}
 	g.mu.Unlock()
 	t.stopAll()
+	g.mu.Lock()
+	g.changed.Broadcast()
+	g.mu.Unlock()
 	<-t.clerk
 	<-t.scribe
 	if lost {
