@@ -28,6 +28,7 @@ type probe struct {
 	fetches  atomic.Int64 // calls of Fetch
 	fetched  atomic.Int64 // deliveries handed out
 	applies  atomic.Int64 // calls of Lane.Apply
+	gone     atomic.Bool  // the kill is over: nothing reaches the store any more
 
 	onAppend atomic.Pointer[func(driver.Partition, []driver.Message) appendFault]
 	onFetch  atomic.Pointer[func() error]
@@ -83,6 +84,7 @@ func (p *probe) Cut() {
 	p.end() // ends what waits
 	p.gate.Lock()
 	p.dead = true
+	p.gone.Store(true)
 	p.gate.Unlock()
 	p.letGo()
 	kill(p.Driver)

@@ -556,7 +556,9 @@ func (n *node) bury() {
 }
 
 func (n *node) dead() bool {
-	if n.cut.ctx.Err() != nil {
+	// While the kill is under way, calls that have begun still reach the store:
+	// until it is over handlers go on as always, or what they do would reach it, too.
+	if n.cut.gone.Load() {
 		return true
 	}
 	select {
