@@ -125,16 +125,6 @@ func keys(n int) []string {
 	return k
 }
 
-// keyIn finds a key that belongs to a partition.
-func keyIn(partition, partitions int, prefix string) string {
-	for i := 0; ; i++ {
-		k := fmt.Sprintf("%s-%d", prefix, i)
-		if driver.PartitionOf(k, partitions) == partition {
-			return k
-		}
-	}
-}
-
 // quick is a group's configuration in which nothing takes long.
 func quick() posthorn.GroupConfig {
 	return posthorn.GroupConfig{
