@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -320,6 +321,7 @@ func ExampleBus_Health() {
 	alarms.Wait()
 	fmt.Println("healthy:", bus.Health(ctx).OK)
 	close(wait)
+	waitUntil(func() bool { return bus.Health(ctx).OK }) // when the handler has returned
 	// Output:
 	// healthy: true
 	// alarm: handler_stuck
@@ -409,4 +411,77 @@ func deadLetters(bus *posthorn.Bus, group string) int {
 		n++
 	}
 	return n
+}
+
+// Events of one key are handled in the order they were stored in, whatever the
+// number of handlers that run.
+func ExampleKey() {
+	ctx := context.Background()
+	bus := openExample()
+	defer closeExample(bus)
+	var mu sync.Mutex
+	order := map[string][]int{}
+	group := bus.Group("g", posthorn.GroupConfig{Concurrency: 16})
+	OrderPlaced.Handle(group, func(ctx context.Context, e *posthorn.Event[Placed]) error {
+		mu.Lock()
+		defer mu.Unlock()
+		order[e.Key] = append(order[e.Key], e.Data.Pence)
+		return nil
+	})
+	must(group.Start(ctx))
+	var events []*posthorn.Outgoing
+	for i := range 5 {
+		events = append(events, OrderPlaced.New(Placed{OrderID: "a", Pence: i}), OrderPlaced.New(Placed{OrderID: "b", Pence: i}))
+	}
+	must(bus.PublishAll(ctx, events...))
+	waitUntil(func() bool { return bus.Stats().Handled == 10 })
+	fmt.Println(order["a"], order["b"])
+	// Output: [0 1 2 3 4] [0 1 2 3 4]
+}
+
+// A topic that has reached its declared size refuses what is published, and says
+// which group holds it back.
+func ExampleTopicConfig() {
+	ctx := context.Background()
+	bus := openExample()
+	defer closeExample(bus)
+	small := posthorn.DefineTopic("note", posthorn.TopicConfig{Partitions: 1, MaxBytes: 2000})
+	taken := posthorn.Define[string]("note.taken", posthorn.In(small))
+	group := bus.Group("readers", posthorn.GroupConfig{})
+	taken.Handle(group, func(context.Context, *posthorn.Event[string]) error { return nil })
+	must(group.Start(ctx))
+	must(group.Stop(ctx)) // registered, and away
+
+	var err error
+	for err == nil {
+		err = taken.Publish(ctx, bus, "a note of some length, so that few of them are enough")
+	}
+	fmt.Println(posthorn.CodeOf(err), strings.Contains(err.Error(), `group "readers" holds it back`))
+	// Output: topic_full true
+}
+
+// upper is a codec of one's own.
+type upper struct{}
+
+func (upper) ContentType() string                { return "text/x-upper" }
+func (upper) Accepts(mediaType string) bool      { return mediaType == "text/x-upper" }
+func (upper) Marshal(v any) ([]byte, error)      { return []byte(strings.ToUpper(v.(string))), nil }
+func (upper) Unmarshal(data []byte, v any) error { *v.(*string) = string(data); return nil }
+
+func ExampleCodec() {
+	ctx := context.Background()
+	bus := openExample()
+	defer closeExample(bus)
+	shouted := posthorn.Define[string]("word.shouted", posthorn.Encode(upper{}))
+	group := bus.Group("g", posthorn.GroupConfig{Start: posthorn.FromTime(time.Now().Add(-time.Hour))})
+	handled := make(chan struct{})
+	shouted.Handle(group, func(ctx context.Context, e *posthorn.Event[string]) error {
+		fmt.Println(e.ContentType, e.Data)
+		close(handled)
+		return nil
+	})
+	must(group.Start(ctx))
+	must(shouted.Publish(ctx, bus, "hello"))
+	<-handled
+	// Output: text/x-upper HELLO
 }

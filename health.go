@@ -14,7 +14,8 @@ import (
 
 // An Alarm is something that a person must know of. Each one is an error in the
 // log, a reason in [Bus.Health] for as long as it stands, a count in [Stats] and
-// a call of the hook that [OnAlarm] sets.
+// a call of the hook that [OnAlarm] sets. An alarm stands until what it is about
+// has ended, or else until the bus is closed.
 type Alarm struct {
 	// Code names the kind of alarm, such as "sync_failed".
 	Code string

@@ -192,6 +192,7 @@ func (g *Group) end(r *run, v Verdict) bool {
 	g.changed.Broadcast()
 	if r.abandoned {
 		g.abandoned--
+		g.unstuck(it.Delivery.Msg.Type)
 		if it.kq != nil {
 			it.kq.stuck--
 			t.nextOf(it.kq)
@@ -204,6 +205,16 @@ func (g *Group) end(r *run, v Verdict) bool {
 	}
 	g.decide(r, v)
 	return false
+}
+
+// unstuck ends the alarm of a type whose abandoned handlers have all returned.
+func (g *Group) unstuck(typ string) {
+	for r := range g.runs {
+		if r.abandoned && r.it.Delivery.Msg.Type == typ {
+			return
+		}
+	}
+	g.cfg.Alarm(driver.Alarm{Code: "handler_stuck", Thing: g.cfg.Name + " " + typ, Text: "it has returned", Cleared: true})
 }
 
 // decide carries out a verdict.
