@@ -2,139 +2,356 @@ package posthorn
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/posthorn/posthorn/driver"
+	"github.com/posthorn/posthorn/internal/engine"
 )
 
-// Defaults of a group and its handlers.
-const (
-	DefaultConcurrency = 64
-	DefaultTimeout     = 30 * time.Second
-	DefaultDrain       = 30 * time.Second
-	DefaultWindow      = 8192
-	DefaultWindowBytes = 64 << 20
-	DefaultCheckpoint  = time.Second
-	DefaultBoots       = 3
+// A Group is a logical subscriber: each event that it subscribes to is handled
+// by one of its members. It is made by [Bus.Group], gets its handlers from
+// [EventType.Handle], and runs from Start to Stop, once. It fits frameworks that
+// start and stop servers with a context.
+type Group struct {
+	bus  *Bus
+	name string
+	cfg  GroupConfig
 
-	DefaultAttempts     = 3
-	DefaultDelay        = 100 * time.Millisecond
-	DefaultMaxDelay     = 2 * time.Second
-	DefaultLate         = 8
-	DefaultLateDelay    = 10 * time.Second
-	DefaultMaxLateDelay = time.Hour
-)
-
-// None switches off what a number of a [Retry] counts, where zero means the
-// default.
-const None = -1
-
-// A GroupConfig configures a group. A zero field means the default.
-type GroupConfig struct {
-	// Concurrency is how many handlers of the group run at a time in this
-	// process. Default 64.
-	Concurrency int
-	// Timeout is for how long a handler may run. Then its context ends. What a
-	// handler returns soon after (a tenth of the timeout, from 100 ms to 5 s) still
-	// is its verdict; of one that does not return the attempt has failed, its slot is
-	// given to others, its key only when it returns. Default 30 s.
-	Timeout time.Duration
-	// Retry is the retry budget. Handlers may have their own.
-	Retry Retry
-	// Window is how many messages above the lowest unsettled one may be taken
-	// from a partition, rounded up to a multiple of 64. Default 8192; the broker may
-	// have a lower limit.
-	Window int
-	// WindowBytes caps the data of all messages that the group holds in memory in
-	// this process, in bytes. Default 64 MiB.
-	WindowBytes int
-	// Checkpoint is how often, at the least, the position is recorded: what a
-	// kill can repeat. Default 1 s.
-	Checkpoint time.Duration
-	// Drain is how long Stop and Run wait for handlers that run. Then their contexts
-	// end, and up to 5 s more go to those that heed it and to recording what is
-	// settled. Default 30 s.
-	Drain time.Duration
-	// Boots is how many times a message may be being handled when its process
-	// dies, before it is quarantined as a dead letter. Default 3.
-	Boots int
-	// Start is where the group begins in a topic that is new to it. Default:
-	// at the beginning of what is kept.
-	Start Start
-	// Middleware wraps all handlers of the group; the first is outermost.
-	Middleware []Middleware
+	mu       sync.Mutex
+	err      error // what is wrong with its definition
+	handlers []*handlerDef
+	state    groupState
+	eng      *engine.Group
+	ended    chan struct{} // closed when Stop is done
 }
 
-// A Retry is a retry budget of two levels. First come Attempts in memory, soon
-// after each other; the event's key waits, its slot does not. When they have all
-// failed, up to Late further attempts come through the group's lane, later, and
-// nothing waits for them. When these have failed too, the event is a dead letter.
-type Retry struct {
-	// Attempts is how many attempts are made in memory, the first one included.
-	// Default 3; None means 1.
-	Attempts int
-	// Delay is the wait before the second attempt; it doubles up to MaxDelay.
-	// Waits are jittered: between half of it and the whole. Defaults 100 ms and 2 s.
-	Delay, MaxDelay time.Duration
-	// Late is how many attempts follow through the lane. Default 8; None for none.
-	Late int
-	// LateDelay is the wait before the first late attempt; it doubles up to
-	// MaxLateDelay, jittered the same. Defaults 10 s and 1 h.
-	LateDelay, MaxLateDelay time.Duration
-}
-
-// A Start says where a group begins in a topic that is new to it.
-type Start struct {
-	kind startKind
-	at   time.Time
-}
-
-type startKind uint8
+type groupState uint8
 
 const (
-	startBeginning startKind = iota
-	startNow
-	startTime
+	groupNew groupState = iota
+	groupStarting
+	groupRunning
+	groupStopping
+	groupStopped
 )
 
-// FromBeginning begins with the first event that is kept. It is the default.
-func FromBeginning() Start { return Start{} }
-
-// FromNow begins with what is published next.
-func FromNow() Start { return Start{kind: startNow} }
-
-// FromTime begins with the first event that was stored at this time or later.
-func FromTime(t time.Time) Start { return Start{kind: startTime, at: t} }
-
-// A Handler handles events without a type of Go's. Its error is the verdict:
-// see [EventType.Handle].
-type Handler func(ctx context.Context, d *Delivery) error
-
-// A Middleware wraps a handler.
-type Middleware func(Handler) Handler
-
-// A HandleOption configures one handler.
-type HandleOption interface{ applyHandle(*handlerConfig) }
-
-type handleOption func(*handlerConfig)
-
-func (f handleOption) applyHandle(c *handlerConfig) { f(c) }
-
-type handlerConfig struct {
-	timeout    time.Duration
-	retry      *Retry
-	middleware []Middleware
+type handlerDef struct {
+	def *typeDef
+	h   Handler
+	cfg handlerConfig
 }
 
-// Timeout sets the handler's timeout, in place of the group's.
-func Timeout(d time.Duration) HandleOption {
-	return handleOption(func(c *handlerConfig) { c.timeout = d })
+// Group returns the group of this name, which is made by the first call. What is
+// wrong with the name or the settings, or a second call with other settings, comes
+// out of Run and Start.
+func (b *Bus) Group(name string, cfg GroupConfig) *Group {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if g := b.groups[name]; g != nil {
+		if !reflect.DeepEqual(withoutFuncs(g.cfg), withoutFuncs(cfg)) {
+			g.fail(errorf(CodeConflict, "group %q is configured twice on this bus, differently; call bus.Group once and pass the group on", name))
+		}
+		return g
+	}
+	g := &Group{bus: b, name: name, cfg: cfg, ended: make(chan struct{})}
+	if err := checkName("group", name, maxGroupName); err != nil {
+		g.err = err
+	} else if err := checkGroup(name, cfg); err != nil {
+		g.err = err
+	}
+	b.groups[name] = g
+	return g
 }
 
-// WithRetry sets the handler's retry budget, in place of the group's.
-func WithRetry(r Retry) HandleOption {
-	return handleOption(func(c *handlerConfig) { c.retry = &r })
+func withoutFuncs(c GroupConfig) GroupConfig {
+	c.Middleware = nil
+	return c
 }
 
-// With wraps the handler by middleware, inside of the group's.
-func With(m ...Middleware) HandleOption {
-	return handleOption(func(c *handlerConfig) { c.middleware = append(c.middleware, m...) })
+func checkGroup(name string, c GroupConfig) *Error {
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"Concurrency", int64(c.Concurrency)}, {"Timeout", int64(c.Timeout)}, {"Window", int64(c.Window)},
+		{"WindowBytes", int64(c.WindowBytes)}, {"Checkpoint", int64(c.Checkpoint)}, {"Drain", int64(c.Drain)}, {"Boots", int64(c.Boots)},
+	} {
+		if f.value < 0 {
+			return errorf(CodeInvalid, "group %q: %s is negative; leave it zero for the default", name, f.name)
+		}
+	}
+	return checkRetry(fmt.Sprintf("group %q", name), c.Retry)
+}
+
+func checkRetry(what string, r Retry) *Error {
+	if r.Attempts < None || r.Late < None || r.Delay < 0 || r.MaxDelay < 0 || r.LateDelay < 0 || r.MaxLateDelay < 0 {
+		return errorf(CodeInvalid, "%s: a number of Retry is negative; zero is the default, posthorn.None switches a level off", what)
+	}
+	return nil
+}
+
+// Name returns the group's name.
+func (g *Group) Name() string { return g.name }
+
+func (g *Group) fail(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err == nil {
+		g.err = err
+	}
+}
+
+// HandleRaw subscribes the group to an event type without a definition. Its topic
+// is the one that the name says. The handler also gets messages of that topic
+// that are no events, unless the group has another raw handler in it.
+func (g *Group) HandleRaw(name string, h Handler, opts ...HandleOption) {
+	g.add(untyped(name, rawCodec{}), h, opts)
+}
+
+func (g *Group) add(def *typeDef, h Handler, opts []HandleOption) {
+	var cfg handlerConfig
+	for _, o := range opts {
+		o.applyHandle(&cfg)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.checkHandler(def, h, &cfg); err != nil {
+		if g.err == nil {
+			g.err = err
+		}
+		if g.state != groupNew {
+			g.bus.log.Error("handler refused", "group", g.name, "error", err)
+		}
+		return
+	}
+	g.handlers = append(g.handlers, &handlerDef{def: def, h: h, cfg: cfg})
+}
+
+func (g *Group) checkHandler(def *typeDef, h Handler, cfg *handlerConfig) error {
+	switch {
+	case def.err != nil:
+		return def.err
+	case h == nil:
+		return errorf(CodeInvalid, "group %q: the handler of %q is nil", g.name, def.name)
+	case g.state != groupNew:
+		return errorf(CodeConflict, "group %q: a handler of %q was added after the group was started; add all handlers first", g.name, def.name)
+	case cfg.timeout < 0:
+		return errorf(CodeInvalid, "group %q: the timeout of the handler of %q is negative", g.name, def.name)
+	}
+	for _, o := range g.handlers {
+		if o.def.name == def.name {
+			return errorf(CodeConflict, "group %q has two handlers for %q; do both in one handler, or use two groups if each is to get every event", g.name, def.name)
+		}
+	}
+	if cfg.retry != nil {
+		if err := checkRetry(fmt.Sprintf("group %q, handler of %q", g.name, def.name), *cfg.retry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Start registers the group on the broker and runs it. It returns when the group
+// is registered; from then on every event of its types reaches it. ctx bounds the
+// starting only. A group runs once: starting it again is an error with
+// CodeConflict.
+func (g *Group) Start(ctx context.Context) error {
+	g.mu.Lock()
+	switch {
+	case g.err != nil:
+		defer g.mu.Unlock()
+		return g.err
+	case g.state != groupNew:
+		defer g.mu.Unlock()
+		return errorf(CodeConflict, "group %q was started before; a group runs once, from Start or Run to Stop", g.name)
+	case len(g.handlers) == 0:
+		defer g.mu.Unlock()
+		return errorf(CodeInvalid, "group %q has no handler; give it one with EventType.Handle before it is started", g.name)
+	}
+	g.state = groupStarting
+	g.mu.Unlock()
+	eng, err := g.start(ctx)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err != nil {
+		g.state = groupNew
+		return err
+	}
+	g.eng, g.state = eng, groupRunning
+	return nil
+}
+
+func (g *Group) start(ctx context.Context) (*engine.Group, error) {
+	b := g.bus
+	want := driver.GroupSpec{Name: g.name, Types: map[string][]string{}, Start: driver.StartAt{Now: g.cfg.Start.kind == startNow, Time: g.cfg.Start.at}}
+	if caps := b.drv.Caps(); !caps.ReadFrom && g.cfg.Start.kind != startNow {
+		return nil, errorf(CodeUnsupported, "group %q: this broker cannot start a group at %s (%s); use posthorn.FromNow()", g.name, "the beginning or a time", caps.Missing["P2 beginning"])
+	}
+	cfg := g.engineConfig()
+	for _, h := range g.handlers {
+		ot, err := b.topicFor(ctx, h.def)
+		if err != nil {
+			return nil, wrapf(err, "start group %q", g.name)
+		}
+		topic := h.def.topic.name
+		want.Types[topic] = append(want.Types[topic], h.def.name)
+		cfg.Unordered[topic] = ot.spec.Unordered
+		eh := g.wrap(h)
+		cfg.Handlers[h.def.name] = eh
+		if h.def.untyped {
+			if _, two := cfg.Foreign[topic]; two {
+				eh = nil
+			}
+			cfg.Foreign[topic] = eh
+		}
+	}
+	for t := range want.Types {
+		slices.Sort(want.Types[t])
+	}
+	stands, err := b.drv.EnsureGroup(ctx, want)
+	if err != nil {
+		return nil, wrapf(err, "start group %q", g.name)
+	}
+	return engine.Start(cfg, g.serve(stands, &cfg), g.lostMembership), nil
+}
+
+// serve returns the topics that this member can serve: those of whose recorded
+// types it has all handlers. With one missing, it would have to pass over events
+// that the group has subscribed to.
+func (g *Group) serve(stands driver.GroupSpec, cfg *engine.Config) []string {
+	var topics []string
+	for topic, types := range stands.Types {
+		cfg.Types[topic] = map[string]bool{}
+		var missing []string
+		for _, name := range types {
+			cfg.Types[topic][name] = true
+			if cfg.Handlers[name] == nil {
+				missing = append(missing, name)
+			}
+		}
+		if len(missing) == 0 {
+			topics = append(topics, topic)
+			continue
+		}
+		slices.Sort(missing)
+		g.bus.alarms.raise(driver.Alarm{Code: "handler_missing", Thing: g.name + " " + topic,
+			Text: fmt.Sprintf("group %s takes nothing from topic %s in this process: the group is subscribed to %s, and this program has no handler for it; "+
+				"add the handler, or end the subscription with bus.Unsubscribe(ctx, %q, %q)", g.name, topic, strings.Join(missing, ", "), g.name, missing[0])})
+	}
+	slices.Sort(topics)
+	return topics
+}
+
+func (g *Group) lostMembership(err error) {
+	g.bus.alarms.raise(driver.Alarm{Code: "group_ended", Thing: g.name,
+		Text: fmt.Sprintf("group %s is not a member any more and handles nothing in this process; restart it: %v", g.name, err)})
+}
+
+func orDefault[T int | time.Duration](v, def T) T {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+func (g *Group) engineConfig() engine.Config {
+	b, c := g.bus, g.cfg
+	caps := b.drv.Caps()
+	window := orDefault(c.Window, DefaultWindow)
+	if !caps.Queue && caps.CheckpointBytes > 0 {
+		window = min(window, caps.CheckpointBytes*8)
+	}
+	return engine.Config{
+		Name:        g.name,
+		Driver:      b.drv,
+		Member:      memberName(b.opts.service),
+		Concurrency: orDefault(c.Concurrency, DefaultConcurrency),
+		Window:      max(window, 64),
+		WindowBytes: orDefault(c.WindowBytes, DefaultWindowBytes),
+		MaxPayload:  b.opts.maxPayload,
+		Checkpoint:  orDefault(c.Checkpoint, DefaultCheckpoint),
+		Boots:       orDefault(c.Boots, DefaultBoots),
+		Handlers:    map[string]*engine.Handler{},
+		Foreign:     map[string]*engine.Handler{},
+		Types:       map[string]map[string]bool{},
+		Unordered:   map[string]bool{},
+		Gate:        b.gate,
+		Counts:      (*groupCounts)(&b.count),
+		Log:         b.log,
+		Alarm:       b.alarms.raise,
+		Now:         b.now,
+		Structured:  structured,
+		Foreigner:   g.foreigner,
+	}
+}
+
+func memberName(service string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?"
+	}
+	return fmt.Sprintf("%s@%s:%d", service, host, os.Getpid())
+}
+
+// foreigner is the verdict for a message that no handler gets.
+func (g *Group) foreigner(it *engine.Item) engine.Verdict {
+	m := &it.Delivery.Msg
+	v := engine.Verdict{Kind: engine.Dead, Unreadable: true}
+	switch {
+	case it.Delivery.Bad != nil:
+		v.Err = &Error{Code: CodeUndecodable, Text: "its attributes cannot be read", Err: it.Delivery.Bad}
+	case len(m.Body) > g.bus.opts.maxPayload:
+		v.Err, v.Unreadable = errorf(CodeTooLarge, "its data is %d bytes, the limit is %d", len(m.Body), g.bus.opts.maxPayload), false
+	case m.Type == "":
+		v.Err = errorf(CodeForeign, "it is no event: it has no CloudEvents attributes, and the group has no raw handler (or several) for its topic")
+	default:
+		v.Err, v.Unreadable = errorf(CodeNotFound, "the group has no handler for %s any more", m.Type), false
+	}
+	v.Code = string(CodeOf(v.Err))
+	return v
+}
+
+// Stop drains the group: no handler starts any more, those that run finish with
+// a live context and a working bus, what they decided is recorded, and all else
+// is given back. It waits up to GroupConfig.Drain, and no longer than ctx; after
+// that handlers that still run are cancelled and their events come again, and the
+// error has CodeTimeout. Stopping twice, or before starting, is harmless.
+func (g *Group) Stop(ctx context.Context) error {
+	g.mu.Lock()
+	switch g.state {
+	case groupNew, groupStarting:
+		g.mu.Unlock()
+		return nil
+	case groupStopping, groupStopped:
+		g.mu.Unlock()
+		select {
+		case <-g.ended:
+			return nil
+		case <-ctx.Done():
+			return wrapf(ctx.Err(), "stop group %q", g.name)
+		}
+	}
+	g.state = groupStopping
+	g.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, orDefault(g.cfg.Drain, DefaultDrain))
+	defer cancel()
+	err := g.eng.Stop(ctx)
+	g.mu.Lock()
+	g.state = groupStopped
+	close(g.ended)
+	g.mu.Unlock()
+	switch {
+	case errors.Is(err, engine.ErrDrain):
+		return &Error{Code: CodeTimeout, Text: fmt.Sprintf("stop group %q", g.name), Err: err}
+	case err != nil:
+		return wrapf(err, "stop group %q", g.name)
+	}
+	return nil
 }
