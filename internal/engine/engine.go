@@ -155,7 +155,10 @@ func Start(cfg Config, topics []string, failed func(error)) *Group {
 	g.join = cancel
 	go func() {
 		defer close(g.joined)
-		if len(topics) == 0 {
+		g.mu.Lock()
+		none := len(topics) == 0 || g.draining // stopped already: to join now would only be to leave
+		g.mu.Unlock()
+		if none {
 			<-ctx.Done()
 			return
 		}

@@ -23,6 +23,7 @@ type Item struct {
 	adopted  bool   // the lane took it over from a queue
 	booted   bool   // a Boot entry stands for it
 	bootRev  uint64 // its revision
+	counts   bool   // its next start is on record
 	where    place
 	timer    *time.Timer
 	judged   chan struct{} // closed when a suspect has left the window

@@ -110,10 +110,32 @@ func (g *Group) try(it *Item, judged chan struct{}) bool {
 	} else {
 		it.booted, it.bootRev = true, e.Rev
 	}
+	it.counts = true
+	if t.idleNow() {
+		t.uncount(it)
+		return false
+	}
 	it.suspect, it.judged = false, judged
 	it.where = nowhere
 	t.makeReady(it)
 	return true
+}
+
+// uncount takes a start off the record that will not happen in this tenure.
+func (t *tenure) uncount(it *Item) {
+	it.counts = false
+	switch {
+	case it.entry != nil:
+		e := *it.entry
+		e.Head = it.rec.encode()
+		t.apply(driver.LaneOp{Entry: &e}, nil)
+	case it.rec.Boots == 0:
+		t.apply(driver.LaneOp{Entry: &driver.Entry{Name: t.entryName(it)}, Delete: true}, nil)
+	default:
+		e := t.entryOf(it, driver.Boot)
+		e.Rev, e.Msg = it.bootRev, driver.Message{}
+		t.apply(driver.LaneOp{Entry: e}, nil)
+	}
 }
 
 // bootEntry counts one more start. For an item from the window that is a Boot

@@ -114,7 +114,7 @@ func (t *tenure) finishKeyed(it *Item) {
 
 // begin notes a start.
 func (g *Group) begin(it *Item) *run {
-	it.where = inRun
+	it.where, it.counts = inRun, false
 	t := it.t
 	t.running++
 	t.starts++
@@ -332,6 +332,9 @@ func (t *tenure) shelve(it *Item) {
 	if it.failed() {
 		t.later(it, Verdict{})
 		return
+	}
+	if it.counts {
+		t.uncount(it)
 	}
 	it.where = nowhere
 	it.left()
