@@ -116,6 +116,15 @@ func TestBusFailingSync(t *testing.T) {
 // tells.
 func TestBusOlderStore(t *testing.T) {
 	t.Parallel()
+	for name, publishFirst := range map[string]bool{"group first": false, "publisher first": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			busOlderStore(t, publishFirst)
+		})
+	}
+}
+
+func busOlderStore(t *testing.T, publishFirst bool) {
 	dir := t.TempDir()
 	store := filepath.Join(dir, "store")
 	var handled atomic.Int64
@@ -129,15 +138,21 @@ func TestBusOlderStore(t *testing.T) {
 			handled.Add(1)
 			return nil
 		})
-		if err := group.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
 		var batch []*posthorn.Outgoing
 		for i := range n {
 			batch = append(batch, stepTaken.New(step{Key: "k", Seq: i}))
 		}
-		if err := bus.PublishAll(t.Context(), batch...); err != nil {
-			t.Fatal(err)
+		steps := []func() error{
+			func() error { return group.Start(t.Context()) },
+			func() error { return bus.PublishAll(t.Context(), batch...) },
+		}
+		if publishFirst {
+			slices.Reverse(steps)
+		}
+		for _, do := range steps {
+			if err := do(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		waitSettled(t, bus, "g")
 		if err := bus.Close(t.Context()); err != nil {

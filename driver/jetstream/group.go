@@ -212,3 +212,40 @@ func (d *jsDriver) position(ctx context.Context, group string, p driver.Partitio
 func (d *jsDriver) leaseKey(group string, p driver.Partition) string {
 	return d.names.subjects + " " + group + " " + p.Topic + " " + strconv.Itoa(p.N)
 }
+
+// lowerPositions takes back positions that lie above the end of their stream. The
+// store is an older copy then, and what is published to the topic from now on
+// would stand below them and be passed over: so it is done before a topic is
+// first published to, and not only when a partition is taken over.
+func (d *jsDriver) lowerPositions(ctx context.Context, topic driver.TopicSpec) error {
+	groups, err := d.Groups(ctx)
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		if _, ok := g.Types[topic.Name]; !ok {
+			continue
+		}
+		for n := range topic.Partitions {
+			if err := d.lowerPosition(ctx, g.Name, driver.Partition{Topic: topic.Name, N: n}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// lowerPosition reads the record before the stream: the stream has grown since, if
+// anything, so that a holder at work is never taken for one that is ahead.
+func (d *jsDriver) lowerPosition(ctx context.Context, group string, p driver.Partition) error {
+	_, err := updateRecord(ctx, d, d.names.at(group, p), func(r *position, exists bool) (bool, error) {
+		info, err := d.streamInfo(ctx, d.names.partition(p))
+		if err != nil || !exists || max(r.Floor, r.Seen) <= info.State.Last {
+			return false, err
+		}
+		start := d.startOf(group, info, *r)
+		r.Floor, r.Mark, r.Finished, r.Seen = start.Floor, start.Mark, start.Finished, info.State.Last
+		return true, nil
+	})
+	return err
+}

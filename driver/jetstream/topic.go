@@ -84,10 +84,12 @@ func (d *jsDriver) openTopic(ctx context.Context, r topicRecord) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if !r.Ready {
-		if err := d.topicReady(ctx, r.Spec.Name); err != nil {
+	if r.Ready {
+		if err := d.lowerPositions(ctx, r.Spec); err != nil {
 			return err
 		}
+	} else if err := d.topicReady(ctx, r.Spec.Name); err != nil {
+		return err
 	}
 	if err := d.syncs.wait(ctx); err != nil {
 		return err
