@@ -98,9 +98,7 @@ func (r *report) take(e event) {
 		}
 	case "run":
 		r.result(e)
-		if i := strings.LastIndexByte(e.Test, '/'); i > 0 {
-			r.result(event{Package: e.Package, Test: e.Test[:i]}).parent = true
-		}
+		r.markParent(e)
 	case "pass", "fail", "skip":
 		if e.Test == "" {
 			r.endPackage(e)
@@ -111,6 +109,19 @@ func (r *report) take(e event) {
 		res.action = e.Action
 		if e.Action == "pass" {
 			res.output.Reset()
+		}
+	}
+}
+
+// markParent finds the test that a subtest belongs to. A subtest's name may hold
+// slashes itself, so it is the longest part of the name that is a test.
+func (r *report) markParent(e event) {
+	name := e.Test
+	for i := strings.LastIndexByte(name, '/'); i > 0; i = strings.LastIndexByte(name, '/') {
+		name = name[:i]
+		if parent := r.tests[e.Package][name]; parent != nil {
+			parent.parent = true
+			return
 		}
 	}
 }

@@ -102,3 +102,18 @@ func TestNothingRunIsAFailure(t *testing.T) {
 		t.Errorf("the report ends with %q", out.String())
 	}
 }
+
+// A subtest's name may hold slashes, without there being tests of the parts.
+func TestSlashesInNames(t *testing.T) {
+	var out strings.Builder
+	r := newReport(&out)
+	err := r.read(strings.NewReader(`{"Action":"run","Package":"p","Test":"TestURLs"}
+{"Action":"run","Package":"p","Test":"TestURLs/memory://host/x"}
+{"Action":"pass","Package":"p","Test":"TestURLs/memory://host/x"}
+{"Action":"pass","Package":"p","Test":"TestURLs"}
+{"Action":"pass","Package":"p"}
+`))
+	if err != nil || r.passed != 1 || r.failed() != 0 {
+		t.Errorf("%d passed, %d failed, %v:\n%s", r.passed, r.failed(), err, out.String())
+	}
+}
