@@ -30,8 +30,8 @@ func (k *keyQueue) spills(t *tenure, order uint64) bool {
 		return true
 	}
 	if k.parked > 0 && order < k.first {
-		// Only after an unclean start: it stood before those that are parked, and was
-		// being handled, or waited in memory, when the process ended.
+		// Only after a start: it stood before those that are parked, and was being
+		// handled, or waited in memory, when the last holder ended.
 		return false
 	}
 	return k.spilling() || k.queue.n >= t.share

@@ -276,8 +276,9 @@ func (t *tenure) applyOps() (more bool, err error) {
 }
 
 // settledFirst waits, where operations ask for it, until a queue has settled all
-// that was finished: before followers of a key go to the lane, what the queue hands out again after a kill
-// would come behind them otherwise. It returns false when the tenure ends.
+// that was finished, before followers of a key go to the lane: what the queue hands
+// out again after a kill would come behind them otherwise. It returns false when
+// the tenure ends.
 func (t *tenure) settledFirst(ops []*laneOp) bool {
 	parks := func(o *laneOp) bool { return o.settled || !o.op.Delete && o.op.Entry.State == driver.Parked }
 	if !slices.ContainsFunc(ops, parks) {
