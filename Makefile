@@ -5,6 +5,10 @@ SHELL := /bin/bash
 
 # A relative DATA is relative to this folder.
 DATA ?=
+# PROCESSES=1 runs each of the shop's services in a process of its own, and the broker
+# too. BROKER, with it, is serve (posthorn serve, the default) or nats (a NATS server).
+PROCESSES ?=
+BROKER ?=
 # Further flags for go test, such as ARGS='-run TestDrain -v'.
 ARGS ?=
 
@@ -13,8 +17,8 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 .PHONY: demo
-demo: ## run the shop on the embedded broker and compare its totals with the file's (DATA=path for another file)
-	@cd examples && go run ./shop/cmd/shop $(if $(DATA),-data '$(if $(filter /%,$(DATA)),,../)$(DATA)')
+demo: ## run the shop and compare its totals with the file's (DATA=path; PROCESSES=1 and BROKER=nats: see examples/shop)
+	@DATA='$(DATA)' PROCESSES='$(PROCESSES)' BROKER='$(BROKER)' scripts/demo
 
 .PHONY: test
 test: ## run every test of every module with the race detector, and say what was left out

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
+	"github.com/posthorn/posthorn/internal/clock"
 	"github.com/posthorn/posthorn/internal/engine"
 )
 
@@ -18,15 +19,20 @@ type Bus struct {
 	log    *slog.Logger
 	drv    driver.Driver
 	alarms *alarms
+	member string // names this opening of the bus among all others
 	count  counters
 	gate   *engine.Gate
+	clock  *clock.Clock
 	done   chan struct{} // closed when Close has begun
-	work   sync.WaitGroup
+	// handles wakes who looks for delayed events in topics that groups handle.
+	handles chan struct{}
+	work    sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool
 	types  map[string]*typeDef
 	topics map[string]*openTopic
+	delays map[string]*delayed // by topic
 	groups map[string]*Group
 	bad    []error // what is wrong with groups that were asked for
 
@@ -36,14 +42,18 @@ type Bus struct {
 
 func newBus(o *options, url string) *Bus {
 	b := &Bus{
-		opts:   o,
-		url:    url,
-		log:    o.log,
-		gate:   engine.NewGate(),
-		done:   make(chan struct{}),
-		types:  map[string]*typeDef{},
-		topics: map[string]*openTopic{},
-		groups: map[string]*Group{},
+		opts:    o,
+		url:     url,
+		log:     o.log,
+		member:  memberName(o.service),
+		gate:    engine.NewGate(),
+		clock:   clock.New(o.now),
+		done:    make(chan struct{}),
+		types:   map[string]*typeDef{},
+		topics:  map[string]*openTopic{},
+		delays:  map[string]*delayed{},
+		handles: make(chan struct{}, 1),
+		groups:  map[string]*Group{},
 	}
 	b.alarms = &alarms{log: o.log, hook: o.onAlarm, now: b.now, n: &b.count.alarms, all: map[[2]string]Alarm{}}
 	return b
@@ -51,15 +61,17 @@ func newBus(o *options, url string) *Bus {
 
 func (b *Bus) start(d driver.Driver) *Bus {
 	b.drv = d
-	b.work.Add(1)
+	b.work.Add(3)
 	go b.retain()
+	go b.audit()
+	go b.findDelayed()
 	return b
 }
 
 func (b *Bus) now() time.Time { return b.opts.now() }
 
 func (b *Bus) env() driver.Env {
-	return driver.Env{Service: b.opts.service, Log: b.log, Alarm: b.alarms.raise, Now: b.now}
+	return driver.Env{Service: b.opts.service, Member: b.member, Log: b.log, Alarm: b.alarms.raise, Now: b.now}
 }
 
 // Run starts all groups and waits until ctx ends; then it stops them all, each
@@ -143,10 +155,15 @@ func (b *Bus) close(ctx context.Context) error {
 	for _, t := range b.topics {
 		writers = append(writers, t.writers...)
 	}
+	var delays []*delayed
+	for _, d := range b.delays {
+		writers, delays = append(writers, d.writer), append(delays, d)
+	}
 	b.mu.Unlock()
 	for _, w := range writers {
 		w.close()
 	}
+	err = firstError(err, b.stopMovers(ctx, delays))
 	b.work.Wait()
 	if cerr := b.drv.Close(ctx); cerr != nil && err == nil {
 		err = wrapf(cerr, "close %s", b.url)

@@ -11,52 +11,72 @@ import (
 // switch on it.
 type Code string
 
-// The codes. Each comment says what happened and, as far as it can be said in
-// general, what to do.
+// The codes. docs/errors.md is made from these comments: each says what happened
+// and, as far as it can be said in general, the remedy.
 const (
-	// CodeInvalid: a name, URL, option or argument is not acceptable. Mend the call.
+	// CodeInvalid: a name, URL, option or argument is not acceptable. Remedy: mend the
+	// call; the text says what is allowed.
 	CodeInvalid Code = "invalid"
-	// CodeConflict: it is at odds with what stands: on this bus, on the broker, or in time.
+	// CodeConflict: it is at odds with what stands: on this bus, on the broker, or in
+	// time. Remedy: the text names both sides; let the one that is wrong give way, or
+	// use another name.
 	CodeConflict Code = "conflict"
-	// CodeNotFound: a topic, group or entry does not exist.
+	// CodeNotFound: a topic, group, event or entry does not exist. Remedy: see to the
+	// name; what is to exist is made by its first use, or by Provision.
 	CodeNotFound Code = "not_found"
-	// CodeUnsupported: the broker cannot do it.
+	// CodeUnsupported: the broker cannot do it. Remedy: do without, or use a broker
+	// that can; Describe says what this one lacks.
 	CodeUnsupported Code = "unsupported"
-	// CodeUnavailable: the broker cannot be reached or does not answer. Try again later.
+	// CodeUnavailable: the broker cannot be reached or does not answer. Remedy: try
+	// again later, and see to the broker.
 	CodeUnavailable Code = "unavailable"
-	// CodeNoSpace: the broker's disk is full. Make room.
+	// CodeNoSpace: the broker's disk is full. Remedy: make room there.
 	CodeNoSpace Code = "no_space"
-	// CodeTopicFull: the topic has reached the size declared for it, and what it
-	// holds is not settled by all groups.
+	// CodeTopicFull: the topic has reached the size declared for it, and what it holds
+	// is not settled by all groups. Remedy: start or mend the group that the text
+	// names, or raise MaxBytes.
 	CodeTopicFull Code = "topic_full"
-	// CodeTooLarge: the event is larger than the limit.
+	// CodeTooLarge: the event is larger than the limit. Remedy: store the data
+	// elsewhere and publish where, or raise the limit that the text names.
 	CodeTooLarge Code = "too_large"
-	// CodeDenied: the right to do it is missing.
+	// CodeDenied: the right to do it is missing. Remedy: give this program the right
+	// that the text names, or other credentials.
 	CodeDenied Code = "denied"
-	// CodeLocked: another process holds what only one may hold.
+	// CodeLocked: another process holds what only one may hold. Remedy: end that
+	// process, or use another directory.
 	CodeLocked Code = "locked"
-	// CodeTimeout: a deadline passed.
+	// CodeTimeout: a deadline passed. Remedy: allow more time, or find out what takes
+	// so long.
 	CodeTimeout Code = "timeout"
-	// CodeCanceled: the context was cancelled.
+	// CodeCanceled: the context was cancelled. Remedy: none, if it was meant.
 	CodeCanceled Code = "canceled"
-	// CodeClosed: the bus, group or handler that it needs has ended.
+	// CodeClosed: the bus, group or handler that it needs has ended. Remedy: publish
+	// before it ends, and with a context that outlives the call.
 	CodeClosed Code = "closed"
-	// CodeUnknown: it may or may not have happened. Publishing again with the
-	// same id is safe.
+	// CodeUnknown: it may or may not have happened. Remedy: do it again: publishing
+	// again with the same id is safe within the de-duplication window.
 	CodeUnknown Code = "outcome_unknown"
 	// CodeUndecodable: the data or an attribute cannot be read as its type says.
+	// Remedy: find out who publishes it, or update this program if it is older than
+	// the event.
 	CodeUndecodable Code = "undecodable"
-	// CodeForeign: the message is no event: it has no CloudEvents attributes.
+	// CodeForeign: the message is no event: it has no CloudEvents attributes. Remedy:
+	// handle it with a raw handler, or find out who publishes it.
 	CodeForeign Code = "foreign"
-	// CodePanic: a handler panicked or ended its goroutine.
+	// CodePanic: a handler panicked or ended its goroutine. Remedy: mend the handler;
+	// the stack is in the text.
 	CodePanic Code = "panic"
-	// CodeHandler: a handler returned an error.
+	// CodeHandler: a handler returned an error. Remedy: what the error says; it is
+	// tried again within the retry budget.
 	CodeHandler Code = "handler_failed"
-	// CodePermanent: a handler said that trying again is of no use.
+	// CodePermanent: a handler said that trying again is of no use. Remedy: mend the
+	// event or the handler.
 	CodePermanent Code = "permanent"
 	// CodeQuarantined: the message was being handled each time its process died.
+	// Remedy: find out why it kills, in the last words of the process that the dead
+	// letter names.
 	CodeQuarantined Code = "quarantined"
-	// CodeInternal: a defect in Posthorn. Please report it.
+	// CodeInternal: a defect in Posthorn. Remedy: please report it, with the text.
 	CodeInternal Code = "internal"
 )
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"strings"
+
+	"github.com/posthorn/posthorn/internal/delay"
 )
 
 // A Description lists what stands on the broker for this bus, and why.
@@ -28,6 +30,14 @@ type GroupInfo struct {
 	Types []string // that it is subscribed to
 }
 
+// whyHidden says what one of our own groups is for.
+func whyHidden(name string) string {
+	if topic, ok := strings.CutPrefix(name, delay.Topic("")); ok {
+		return "events of topic " + topic + " that are delayed wait in its lane until they are due; it and its topic do not show elsewhere"
+	}
+	return "not of this version of Posthorn"
+}
+
 // Describe asks the broker what was set up on it.
 func (b *Bus) Describe(ctx context.Context) (Description, error) {
 	d := Description{URL: b.url, Missing: b.drv.Caps().Missing}
@@ -43,6 +53,10 @@ func (b *Bus) Describe(ctx context.Context) (Description, error) {
 		return d, wrapf(err, "describe %s", b.url)
 	}
 	for _, g := range groups {
+		if hidden(g.Name) {
+			d.Things = append(d.Things, Thing{Kind: "hidden group", Name: g.Name, Why: whyHidden(g.Name)})
+			continue
+		}
 		d.Groups = append(d.Groups, GroupInfo{Name: g.Name, Types: typesOf(g)})
 	}
 	slices.SortFunc(d.Groups, func(x, y GroupInfo) int { return strings.Compare(x.Name, y.Name) })

@@ -57,6 +57,14 @@
 // events. The delivery settles only after what was published is confirmed. The
 // correlation id, the trace and the headers named by [Propagate] travel on.
 //
+// # Operating
+//
+// [Bus.Provision] makes or checks topics and groups. [Bus.Topics], [Bus.Groups] and
+// [Bus.GroupStatus] tell how they stand, [Bus.Why] where an event stands in each
+// group, [Bus.Tail] shows events as they are stored. [Bus.Pause], [Bus.Resume],
+// [Bus.Reset] and [Bus.Remove] change a group. The command posthorn does all of it
+// from a shell: see docs/cli.md.
+//
 // # Errors and health
 //
 // Each error of this package has a [Code] from a closed set, by [CodeOf]. What a

@@ -2,6 +2,7 @@ package posthorn
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -215,38 +216,12 @@ func (g *Group) start(ctx context.Context) (*engine.Group, error) {
 	for t := range want.Types {
 		slices.Sort(want.Types[t])
 	}
-	stands, err := b.drv.EnsureGroup(ctx, want)
+	stands, err := b.ensureGroup(ctx, want)
 	if err != nil {
 		return nil, wrapf(err, "start group %q", g.name)
 	}
-	return engine.Start(cfg, g.serve(stands, &cfg), g.lostMembership), nil
-}
-
-// serve returns the topics that this member can serve: those of whose recorded
-// types it has all handlers. With one missing, it would have to pass over events
-// that the group has subscribed to.
-func (g *Group) serve(stands driver.GroupSpec, cfg *engine.Config) []string {
-	var topics []string
-	for topic, types := range stands.Types {
-		cfg.Types[topic] = map[string]bool{}
-		var missing []string
-		for _, name := range types {
-			cfg.Types[topic][name] = true
-			if cfg.Handlers[name] == nil {
-				missing = append(missing, name)
-			}
-		}
-		if len(missing) == 0 {
-			topics = append(topics, topic)
-			continue
-		}
-		slices.Sort(missing)
-		g.bus.alarms.raise(driver.Alarm{Code: "handler_missing", Thing: g.name + " " + topic,
-			Text: fmt.Sprintf("group %s takes nothing from topic %s in this process: the group is subscribed to %s, and this program has no handler for it; "+
-				"add the handler, or end the subscription with bus.Unsubscribe(ctx, %q, %q)", g.name, topic, strings.Join(missing, ", "), g.name, missing[0])})
-	}
-	slices.Sort(topics)
-	return topics
+	b.handlesTopics(want.Types)
+	return engine.Start(cfg, stands, g.lostMembership), nil
 }
 
 func (g *Group) lostMembership(err error) {
@@ -271,22 +246,22 @@ func (g *Group) engineConfig() engine.Config {
 	return engine.Config{
 		Name:        g.name,
 		Driver:      b.drv,
-		Member:      memberName(b.opts.service),
+		Member:      b.member,
 		Concurrency: orDefault(c.Concurrency, DefaultConcurrency),
 		Window:      max(window, 64),
 		WindowBytes: orDefault(c.WindowBytes, DefaultWindowBytes),
 		MaxPayload:  b.opts.maxPayload,
 		Checkpoint:  orDefault(c.Checkpoint, DefaultCheckpoint),
+		Drain:       orDefault(c.Drain, DefaultDrain),
 		Boots:       orDefault(c.Boots, DefaultBoots),
 		Handlers:    map[string]*engine.Handler{},
 		Foreign:     map[string]*engine.Handler{},
-		Types:       map[string]map[string]bool{},
 		Unordered:   map[string]bool{},
 		Gate:        b.gate,
 		Counts:      (*groupCounts)(&b.count),
 		Log:         b.log,
 		Alarm:       b.alarms.raise,
-		Now:         b.now,
+		Clock:       b.clock,
 		Structured:  structured,
 		Foreigner:   g.foreigner,
 	}
@@ -297,7 +272,7 @@ func memberName(service string) string {
 	if err != nil {
 		host = "?"
 	}
-	return fmt.Sprintf("%s@%s:%d", service, host, os.Getpid())
+	return fmt.Sprintf("%s@%s:%d-%s", service, host, os.Getpid(), strings.ToLower(rand.Text()[:6]))
 }
 
 // foreigner is the verdict for a message that no handler gets.

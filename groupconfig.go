@@ -51,7 +51,8 @@ type GroupConfig struct {
 	Checkpoint time.Duration
 	// Drain is how long Stop and Run wait for handlers that run. Then their contexts
 	// end, and up to 5 s more go to those that heed it and to recording what is
-	// settled. Default 30 s.
+	// settled. The same goes for a partition that is given to another member, while
+	// the others go on. Default 30 s.
 	Drain time.Duration
 	// Boots is how many times a message may be being handled when its process
 	// dies, before it is quarantined as a dead letter. Default 3.

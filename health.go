@@ -15,7 +15,8 @@ import (
 // An Alarm is something that a person must know of. Each one is an error in the
 // log, a reason in [Bus.Health] for as long as it stands, a count in [Stats] and
 // a call of the hook that [OnAlarm] sets. An alarm stands until what it is about
-// has ended, or else until the bus is closed.
+// has ended, or else until the bus is closed. The code "backlog" is told and does not
+// stand: a group that is new to a topic begins with events that are there already.
 type Alarm struct {
 	// Code names the kind of alarm, such as "sync_failed".
 	Code string
@@ -75,7 +76,7 @@ func (a *alarms) raise(d driver.Alarm) {
 		}
 		return
 	}
-	al := Alarm{Code: d.Code, Thing: d.Thing, Text: d.Text, Since: a.now()}
+	al := a.alarm(d)
 	if stands {
 		al.Since = old.Since
 	}
@@ -83,8 +84,26 @@ func (a *alarms) raise(d driver.Alarm) {
 	if stands && old.Text == d.Text {
 		return
 	}
-	a.n.Add(1)
 	a.log.Error("alarm", "code", al.Code, "thing", al.Thing, "text", al.Text)
+	a.spread(al)
+}
+
+// tell is for what is true once and needs no mending: it warns, counts and calls the
+// hook, as an alarm does, and is no reason of ill health afterwards.
+func (a *alarms) tell(d driver.Alarm) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.log.Warn(d.Text, "code", d.Code, "thing", d.Thing)
+	a.spread(a.alarm(d))
+}
+
+func (a *alarms) alarm(d driver.Alarm) Alarm {
+	return Alarm{Code: d.Code, Thing: d.Thing, Text: d.Text, Since: a.now()}
+}
+
+// spread counts an alarm and has the hook called.
+func (a *alarms) spread(al Alarm) {
+	a.n.Add(1)
 	if a.hook == nil {
 		return
 	}

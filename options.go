@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/posthorn/posthorn/internal/clock"
 )
 
 // Defaults of a bus.
@@ -29,6 +31,7 @@ type options struct {
 	maxPayload     int
 	propagate      []string
 	now            func() time.Time
+	auditEvery     time.Duration
 	err            *Error
 }
 
@@ -105,12 +108,25 @@ func Propagate(headers ...string) Option {
 	})
 }
 
+// WallClock sets where the bus takes the time of day from. It is for tests: how
+// long something takes is measured with another clock. Default: the system's.
+func WallClock(now func() time.Time) Option {
+	return option(func(o *options) {
+		if now == nil {
+			o.fail(CodeInvalid, "WallClock(nil): leave the option out for the system's clock")
+			return
+		}
+		o.now = now
+	})
+}
+
 func newOptions(opts []Option) (*options, *Error) {
 	o := &options{
 		log:            slog.Default(),
 		publishTimeout: DefaultPublishTimeout,
 		maxPayload:     DefaultMaxPayload,
-		now:            time.Now,
+		now:            clock.Wall,
+		auditEvery:     auditEvery,
 	}
 	for _, opt := range opts {
 		opt.applyBus(o)

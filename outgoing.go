@@ -22,6 +22,8 @@ type Outgoing struct {
 	name    string // given name within a handler
 	time    time.Time
 	expires time.Time
+	after   time.Duration // delayed by
+	at      time.Time     // or until
 	corr    string
 	headers []driver.Attr
 	err     *Error

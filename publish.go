@@ -104,12 +104,19 @@ func (p *publishing) refuseAll(events []*Outgoing, err error) error {
 // A pendingEvent is one that a writer has to store.
 type pendingEvent struct {
 	msg      driver.Message
+	due      time.Time // of a delayed one
+	over     uint64    // likewise: the revision that it may replace
 	deadline time.Time
 	w        *writer
 	p        *publishing
-	nth      int  // in the call
-	sent     bool // guarded by the writer
-	taken    bool // likewise: the call has ended before it was sent
+	nth      int // in the call
+	// Guarded by the writer.
+	sent  bool           // in batch
+	batch uint64         // the number of the one that it was sent in
+	taken bool           // the call has ended before it was sent
+	tries int            // how often it was sent in vain
+	why   driver.Outcome // likewise, the last time
+	last  *pendingEvent  // the last of those that the call has given to the writer with it
 }
 
 // prepare encodes the events; what cannot be published is refused here.
@@ -138,11 +145,33 @@ func (p *publishing) prepare(ctx context.Context, events []*Outgoing) []pendingE
 		if p.scope != nil {
 			p.scope.sent(o.id, derived)
 		}
-		r.State = Unknown
 		r.Partition = ot.partition(o.key, o.id)
-		pending = append(pending, pendingEvent{msg: m, deadline: deadline, w: ot.writers[r.Partition], p: p, nth: i})
+		w, due, err := p.writerFor(ctx, ot, o, r.Partition)
+		if err != nil {
+			r.Err = err
+			continue
+		}
+		r.State = Unknown
+		pending = append(pending, pendingEvent{msg: m, due: due, deadline: deadline, w: w, p: p, nth: i})
 	}
 	return pending
+}
+
+// writerFor chooses who stores an event: its partition's writer, or that of the
+// topic's delayed events.
+func (p *publishing) writerFor(ctx context.Context, ot *openTopic, o *Outgoing, partition int) (*writer, time.Time, error) {
+	due, later, derr := o.due(p.bus.clock.Sure())
+	switch {
+	case derr != nil:
+		return nil, due, derr
+	case !later:
+		return ot.writers[partition], due, nil
+	}
+	d, err := p.bus.openDelay(ctx, ot)
+	if err != nil {
+		return nil, due, err
+	}
+	return d.writer, due, nil
 }
 
 func (b *Bus) topicFor(ctx context.Context, d *typeDef) (*openTopic, error) {

@@ -4,44 +4,97 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
 )
 
-// retainEvery bounds how often retention runs.
+// Retention looks at a partition again after a tenth of what its topic keeps, within
+// these bounds, and not before its first message is old enough to go.
 const (
-	retainAtLeast = time.Minute
+	retainAtLeast = 10 * time.Minute
 	retainAtMost  = time.Second
 )
+
+// A keeper is what retention knows of the topics of a bus. One goroutine has it.
+type keeper struct {
+	bus  *Bus
+	next map[driver.Partition]time.Time // when to look at it, monotonic
+}
 
 // retain deletes, from time to time, what is older than its topic keeps and
 // settled by every registered group.
 func (b *Bus) retain() {
 	defer b.work.Done()
+	ctx, cancel := b.untilClosed()
+	defer cancel()
+	k := &keeper{bus: b, next: map[driver.Partition]time.Time{}}
 	timer := time.NewTimer(retainAtMost)
 	defer timer.Stop()
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		<-b.done
-		cancel()
-	}()
 	for {
 		select {
 		case <-timer.C:
-		case <-b.done:
+		case <-ctx.Done():
 			return
 		}
-		every := retainAtLeast
 		for _, spec := range b.specs() {
-			every = min(every, max(spec.Keep/10, retainAtMost))
-			if _, err := b.trimTopic(ctx, spec, b.now().Add(-spec.Keep)); err != nil && ctx.Err() == nil {
+			if err := k.topic(ctx, spec); err != nil && ctx.Err() == nil {
 				b.log.Warn("retention: a topic could not be trimmed; it is tried again", "topic", spec.Name, "error", err)
 			}
 		}
-		timer.Reset(every)
+		timer.Reset(retainAtMost)
 	}
+}
+
+// topic trims the partitions of a topic whose time has come. It asks the broker
+// nothing while there are none.
+func (k *keeper) topic(ctx context.Context, spec driver.TopicSpec) error {
+	now, before := time.Now(), k.bus.clock.Sure().Add(-spec.Keep) // monotonic
+	every := min(retainAtLeast, max(spec.Keep/10, retainAtMost))
+	var old []int
+	for n := range spec.Partitions {
+		p := driver.Partition{Topic: spec.Name, N: n}
+		if k.next[p].IsZero() { // spread, so that not all are looked at at once
+			k.next[p] = now.Add(rand.N(every))
+		}
+		if now.Before(k.next[p]) {
+			continue
+		}
+		k.next[p] = now.Add(every/2 + rand.N(every/2))
+		age, known, err := k.oldest(ctx, p, before)
+		switch {
+		case err != nil:
+			return err
+		case !known || age >= 0:
+			old = append(old, n)
+		case now.Add(-age).After(k.next[p]):
+			k.next[p] = now.Add(-age)
+		}
+	}
+	if len(old) == 0 {
+		return nil
+	}
+	_, err := k.bus.trimTopic(ctx, spec, before, old)
+	return err
+}
+
+// oldest tells by how much the first message of a partition is older than before;
+// an empty one will not have any for as long as the topic keeps. known is false
+// where the broker does not tell.
+func (k *keeper) oldest(ctx context.Context, p driver.Partition, before time.Time) (age time.Duration, known bool, err error) {
+	first, err := k.bus.drv.Read(ctx, p, 0, 1, false)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return 0, false, nil
+	case err != nil:
+		return 0, false, err
+	case len(first) == 0:
+		return before.Sub(k.bus.clock.Sure()), true, nil
+	case first[0].Stored.IsZero():
+		return 0, false, nil
+	}
+	return before.Sub(first[0].Stored), true, nil
 }
 
 func (b *Bus) specs() []driver.TopicSpec {
@@ -54,16 +107,16 @@ func (b *Bus) specs() []driver.TopicSpec {
 	return specs
 }
 
-// trimTopic deletes what all groups have settled and was stored before a time, or
-// whatever its age when that is zero. A topic that no group is registered for is
-// trimmed by age alone.
-func (b *Bus) trimTopic(ctx context.Context, spec driver.TopicSpec, before time.Time) (int64, error) {
+// trimTopic deletes in these partitions what all groups have settled and was stored
+// before a time, or whatever its age when that is zero. A topic that no group is
+// registered for is trimmed by age alone.
+func (b *Bus) trimTopic(ctx context.Context, spec driver.TopicSpec, before time.Time, partitions []int) (int64, error) {
 	floors, err := b.lowestFloors(ctx, spec)
 	if err != nil {
 		return 0, err
 	}
 	var trimmed int64
-	for n := range spec.Partitions {
+	for _, n := range partitions {
 		below := ^uint64(0)
 		if floors[n] != nil {
 			below = floors[n].Floor + 1
@@ -119,7 +172,7 @@ func (b *Bus) fullError(topic string, cause error) error {
 	if ot != nil && !closed {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		if n, err := b.trimTopic(ctx, ot.spec, time.Time{}); err == nil && n > 0 {
+		if n, err := b.trimTopic(ctx, ot.spec, time.Time{}, all(ot.spec.Partitions)); err == nil && n > 0 {
 			b.log.Warn("a topic has reached its size: what all groups have settled was deleted before its time", "topic", topic, "deleted", n)
 			text += "; room was made just now, publish again"
 		} else if who := b.holdsBack(ctx, ot.spec); who != "" {
@@ -127,6 +180,15 @@ func (b *Bus) fullError(topic string, cause error) error {
 		}
 	}
 	return &Error{Code: CodeTopicFull, Text: text, Err: errors.Unwrap(cause)}
+}
+
+// all numbers partitions.
+func all(n int) []int {
+	ns := make([]int, n)
+	for i := range ns {
+		ns[i] = i
+	}
+	return ns
 }
 
 func (b *Bus) holdsBack(ctx context.Context, spec driver.TopicSpec) string {

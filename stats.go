@@ -5,6 +5,8 @@ import "sync/atomic"
 // Stats counts what a bus has done since it was opened.
 type Stats struct {
 	Published  int64 // events confirmed as stored
+	Delayed    int64 // of those, the ones that are published later
+	Moved      int64 // delayed events that this bus has published when they were due
 	NotStored  int64 // events that were refused
 	Unknown    int64 // events whose outcome is unknown
 	Alarms     int64 // alarms raised
@@ -22,6 +24,7 @@ type Stats struct {
 
 type counters struct {
 	published, notStored, unknown, alarms         atomic.Int64
+	delayed, moved                                atomic.Int64
 	started, handled, retried, late, dead         atomic.Int64
 	quarantine, skipped, expired, parked, abandon atomic.Int64
 }
@@ -31,6 +34,8 @@ func (b *Bus) Stats() Stats {
 	c := &b.count
 	return Stats{
 		Published:  c.published.Load(),
+		Delayed:    c.delayed.Load(),
+		Moved:      c.moved.Load(),
 		NotStored:  c.notStored.Load(),
 		Unknown:    c.unknown.Load(),
 		Alarms:     c.alarms.Load(),
@@ -64,7 +69,7 @@ func (c *groupCounts) Dead(quarantined bool) {
 		c.quarantine.Add(1)
 	}
 }
-func (c *groupCounts) Skipped()   { c.skipped.Add(1) }
-func (c *groupCounts) Expired()   { c.expired.Add(1) }
-func (c *groupCounts) Parked()    { c.parked.Add(1) }
-func (c *groupCounts) Abandoned() { c.abandon.Add(1) }
+func (c *groupCounts) Skipped(n int) { c.skipped.Add(int64(n)) }
+func (c *groupCounts) Expired()      { c.expired.Add(1) }
+func (c *groupCounts) Parked()       { c.parked.Add(1) }
+func (c *groupCounts) Abandoned()    { c.abandon.Add(1) }

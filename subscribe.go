@@ -33,7 +33,7 @@ func (b *Bus) Subscribe(ctx context.Context, name, group string, h Handler, opts
 
 // Unsubscribe removes event types from a group's recorded subscription. Events
 // of these types that the group has not handled are skipped and counted from then
-// on. Members that run keep the subscription that they were started with.
+// on, also by members that run.
 func (b *Bus) Unsubscribe(ctx context.Context, group string, types ...string) error {
 	if err := checkName("group", group, maxGroupName); err != nil {
 		return err

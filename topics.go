@@ -11,6 +11,7 @@ import (
 type openTopic struct {
 	spec    driver.TopicSpec
 	writers []*writer // one a partition
+	handled bool      // by a group of this bus; guarded by the bus
 
 	mu       sync.Mutex
 	declared []*Topic // compared already

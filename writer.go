@@ -1,6 +1,8 @@
 package posthorn
 
 import (
+	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,9 +22,13 @@ const (
 type writer struct {
 	bus *Bus
 	p   driver.Partition
+	// store takes the place of Driver.Append. It settles all of a batch before it
+	// returns.
+	store func(batch []*pendingEvent, deadline time.Time)
 
 	mu      sync.Mutex
 	queue   []*pendingEvent
+	batches uint64 // how many were taken from it
 	running bool
 	closed  bool
 	idle    sync.WaitGroup // the goroutine, and batches that are under way
@@ -41,7 +47,15 @@ func (w *writer) add(events ...*pendingEvent) {
 		}()
 		return
 	}
+	for _, e := range events {
+		e.last = events[len(events)-1]
+	}
 	w.queue = append(w.queue, events...)
+	w.wake()
+}
+
+// wake makes sure that the queue is worked on. The caller holds the lock.
+func (w *writer) wake() {
 	if !w.running {
 		w.running = true
 		w.idle.Add(1)
@@ -73,13 +87,14 @@ func (w *writer) next() (batch []*pendingEvent, more bool) {
 		return nil, false
 	}
 	bytes := 0
+	w.batches++
 	for len(w.queue) > 0 && len(batch) < maxBatch {
 		e := w.queue[0]
 		if !e.taken {
 			if bytes += len(e.msg.Body); bytes > maxBatchBytes && len(batch) > 0 {
 				break
 			}
-			e.sent = true
+			e.sent, e.batch = true, w.batches
 			batch = append(batch, e)
 		}
 		w.queue = w.queue[1:]
@@ -88,22 +103,82 @@ func (w *writer) next() (batch []*pendingEvent, more bool) {
 }
 
 func (w *writer) send(batch []*pendingEvent) {
-	msgs := make([]driver.Message, len(batch))
 	var deadline time.Time
-	for i, e := range batch {
-		msgs[i] = e.msg
+	for _, e := range batch {
 		if e.deadline.After(deadline) {
 			deadline = e.deadline
 		}
 	}
+	if w.store != nil {
+		w.store(batch, deadline)
+		return
+	}
+	msgs := make([]driver.Message, len(batch))
+	for i, e := range batch {
+		msgs[i] = e.msg
+	}
 	w.idle.Add(1)
 	w.bus.drv.Append(w.p, msgs, deadline, func(outcomes []driver.Outcome) {
 		defer w.idle.Done()
+		var again []*pendingEvent
 		for i, e := range batch {
-			if i < len(outcomes) {
-				e.p.settle(e.nth, outcomes[i])
-			} else {
+			switch {
+			case i >= len(outcomes):
 				e.p.settle(e.nth, driver.Outcome{Err: errorf(CodeInternal, "the driver returned %d outcomes for %d messages", len(outcomes), len(batch))})
+			case w.mayAgain(e, outcomes[i]):
+				again = append(again, e)
+			default:
+				e.p.settle(e.nth, outcomes[i])
+			}
+		}
+		w.later(again)
+	})
+}
+
+// Between two attempts to store an event that the broker could not take.
+const (
+	firstAgain = 20 * time.Millisecond
+	lastAgain  = 500 * time.Millisecond
+)
+
+// mayAgain tells whether an event is to be handed over again: it is not stored,
+// the broker will take it soon, and no later event of the same call can have been
+// stored before it.
+func (w *writer) mayAgain(e *pendingEvent, o driver.Outcome) bool {
+	if o.State != driver.NotStored || !errors.Is(o.Err, driver.ErrNotNow) {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || e.last.batch != e.batch || time.Until(e.deadline) <= againAfter(e.tries) { // monotonic
+		return false
+	}
+	e.tries++
+	e.sent, e.why = false, o
+	return true
+}
+
+func againAfter(tries int) time.Duration { return min(firstAgain<<min(tries, 8), lastAgain) }
+
+// later puts events back to the head of the queue after a while.
+func (w *writer) later(again []*pendingEvent) {
+	if len(again) == 0 {
+		return
+	}
+	w.idle.Add(1)
+	time.AfterFunc(againAfter(again[0].tries-1), func() {
+		defer w.idle.Done()
+		w.mu.Lock()
+		again = slices.DeleteFunc(again, func(e *pendingEvent) bool { return e.taken })
+		closed := w.closed
+		if !closed && len(again) > 0 {
+			w.queue = append(again, w.queue...)
+			w.wake()
+		}
+		w.mu.Unlock()
+		if closed {
+			for _, e := range again {
+				e.p.settle(e.nth, e.why)
 			}
 		}
 	})

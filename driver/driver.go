@@ -32,11 +32,16 @@ import (
 type Env struct {
 	// Service is the name of the service that opened the bus.
 	Service string
+	// Member names this opening of the bus among all others, in records and for
+	// people: service, host, process and something random.
+	Member string
 	// Log is never nil.
 	Log *slog.Logger
 	// Alarm raises or clears an alarm. It never blocks and is never nil.
 	Alarm func(Alarm)
-	// Now is the wall clock. It is never nil.
+	// Now is the wall clock. It is never nil. It is for what is told to people or
+	// compared with times that others have written. How long something takes, a
+	// lease above all, is measured with a monotonic clock, which Now need not have.
 	Now func() time.Time
 }
 
@@ -88,10 +93,27 @@ type Driver interface {
 	// stands. It never changes a topic that exists: the core compares.
 	EnsureTopic(ctx context.Context, want TopicSpec) (stands TopicSpec, err error)
 
+	// Topics returns all topics, as they stand. It creates and opens nothing.
+	Topics(ctx context.Context) ([]TopicSpec, error)
+
+	// Plan lists what EnsureTopic and EnsureGroup make on the broker for these, for
+	// an administrator who makes it by hand. It asks the broker nothing that would
+	// need the right to make it.
+	Plan(ctx context.Context, topics []TopicSpec, groups []GroupSpec) ([]Planned, error)
+
+	// Extents tells what each partition of a topic holds, by number. A topic that
+	// does not exist is ErrNotFound.
+	Extents(ctx context.Context, topic string) ([]Extent, error)
+
 	// EnsureGroup registers the group unless it is, adds the topics and types
 	// that it lacks, and returns it as it stands. The topics must exist. A topic
 	// that is new to the group begins where want.Start says, in each partition,
 	// from this call on: what is published after it returns is the group's.
+	//
+	// Types that are new to a topic which the group has already are the group's
+	// for what is published after it returns, too, though members may be at work
+	// that do not know of them: a [Tenure.Checkpoint] that was taken without them
+	// is refused from then on, with [ErrSubscription].
 	EnsureGroup(ctx context.Context, want GroupSpec) (stands GroupSpec, err error)
 
 	// DropTypes removes types from the group's recorded subscription. A topic
@@ -100,6 +122,25 @@ type Driver interface {
 
 	// Groups returns all registered groups.
 	Groups(ctx context.Context) ([]GroupSpec, error)
+
+	// Group returns one group's record as it stands now, or ErrNotFound.
+	Group(ctx context.Context, name string) (GroupSpec, error)
+
+	// PauseGroup writes into the group's record that its members start no
+	// handler, and why, or with an empty reason that they go on: then Resumes
+	// counts one more, also when the record had no reason.
+	PauseGroup(ctx context.Context, name, why string) (GroupSpec, error)
+
+	// ResetGroup sets the group's position, in each partition of the topics, to
+	// where start says. Its members lose these partitions, with ErrLost, and
+	// take them again. Lanes stay.
+	ResetGroup(ctx context.Context, name string, topics []string, start StartAt) error
+
+	// RemoveGroup removes the group with its positions and its lanes, dead
+	// letters among them. Members that are at work lose their partitions, and
+	// their Join ends with ErrNotFound. A group that does not exist is
+	// ErrNotFound.
+	RemoveGroup(ctx context.Context, name string) error
 
 	// Append stores a batch in one partition, in its order, and after all that
 	// earlier calls for the partition have stored. It may return at once; it
@@ -112,15 +153,36 @@ type Driver interface {
 	// to be stored is Unknown, or NotStored where it was surely not sent.
 	Append(p Partition, msgs []Message, deadline time.Time, done func([]Outcome))
 
-	// Join makes this process a member of the group on these topics, all of
-	// which stand in its record. It returns when ctx has ended, or with the
-	// error that ended the membership. It calls m.Assigned for each partition
-	// that the member gets. The core has released all tenures when it ends ctx.
-	Join(ctx context.Context, group string, topics []string, m Member) error
+	// Join makes this process a member of the group. It returns when ctx has
+	// ended, or with the error that ended the membership. It asks m.Subscribed
+	// which topics the member can take, and calls m.Assigned for each partition
+	// of theirs that the member gets. The core has released all tenures when it
+	// ends ctx.
+	//
+	// The members that can take a topic divide its partitions, each about its
+	// share, and shed with m.Revoke what is more than that when somebody joins.
+	// A partition is taken from a member that has not released it only after
+	// that member has been silent for its lease, measured on the monotonic
+	// clock of who takes it, while the broker answered.
+	Join(ctx context.Context, group string, m Member) error
+
+	// Members returns the members of a group that are known, without joining it.
+	Members(ctx context.Context, group string) ([]MemberInfo, error)
 
 	// Positions tells where the group stands in each partition of its topics,
 	// without joining it.
 	Positions(ctx context.Context, group string) ([]Position, error)
+
+	// Read returns up to limit messages of a partition that stand above a
+	// position, in order, for people who look and for nobody's progress. It
+	// returns at once, with none at the end. Without bodies it may leave them
+	// out. It serves logs and whatever keeps its messages; a broker that does not
+	// returns an error that wraps [errors.ErrUnsupported].
+	Read(ctx context.Context, p Partition, above uint64, limit int, bodies bool) ([]Delivery, error)
+
+	// ReadFrom returns the position before the first message that was stored at
+	// or after a time, for Read.
+	ReadFrom(ctx context.Context, p Partition, t time.Time) (above uint64, err error)
 
 	// Trim deletes what lies below a position (exclusive) and was stored before
 	// a time; a zero time means whatever its age. The core has made sure that
@@ -136,6 +198,12 @@ type Driver interface {
 	// Health returns nil when the broker can be reached and stores messages.
 	Health(ctx context.Context) error
 
+	// Audit looks for what has changed behind our back: messages, streams,
+	// records and settings that are gone or are not as they were made. It raises
+	// an alarm for each, and clears those that are mended. The core calls it from
+	// time to time. The error is for what could not be looked at.
+	Audit(ctx context.Context) error
+
 	// Close ends the driver. The core has left all groups. Appends that are
 	// under way complete first, as far as ctx allows.
 	Close(ctx context.Context) error
@@ -144,6 +212,15 @@ type Driver interface {
 // A Member is the engine's side of a membership. The driver calls its methods
 // one at a time for one partition.
 type Member interface {
+	// Subscribed tells the group's record and returns the topics whose partitions
+	// the member can take from now on. It is called before the first Assigned,
+	// again when the record has changed, and always before a tenure is assigned
+	// whose partition has been told of a newer record. Partitions of other topics
+	// are revoked. It does not block.
+	Subscribed(spec GroupSpec) (topics []string)
+	// Status is what the member tells of itself, for [Driver.Members]. It does not
+	// block.
+	Status() Status
 	// Assigned hands over a partition. It returns at once.
 	Assigned(t Tenure)
 	// Revoke asks for a partition back. It returns when the tenure has been
@@ -182,6 +259,11 @@ type Tenure interface {
 	// Checkpoint records how far the holder is. Log only. It is called by one
 	// goroutine. The record never passes what is durably stored: where messages
 	// can be read before they are durable, Checkpoint waits for that first.
+	//
+	// ErrSubscription: types have been added to the group's record since the last
+	// call, or since the tenure was assigned; nothing was recorded, and c may pass
+	// over messages of these types. The core asks for the record, corrects c, and
+	// calls again.
 	Checkpoint(ctx context.Context, c Checkpoint) error
 
 	// Settle settles deliveries. Queue only. It is called by one goroutine.
@@ -191,13 +273,21 @@ type Tenure interface {
 	Lane() Lane
 
 	// Release ends the tenure: c is recorded, all that is not settled becomes
-	// available to the next holder at once, and in the partition's order.
+	// available to the next holder at once, and in the partition's order. After
+	// ErrSubscription the tenure goes on, as with Checkpoint.
 	Release(ctx context.Context, c Checkpoint) error
 }
 
 // A Lane is a group's own durable store beside one partition: what is due
 // later, parked behind another message of its key, or dead. All methods may be
 // called concurrently; two calls that touch the same name are not.
+//
+// There are two views of it. A tenure's is fenced: every change is refused with
+// ErrLost, by the broker, once the partition has been given to somebody else; the
+// holder is then the only one who changes entries, so that LaneOp.Entry.Rev need
+// not be compared. From outside nothing is fenced and Rev decides; who edits
+// there changes entries in state Dead only, which the holder leaves alone, and
+// those that were put from outside.
 type Lane interface {
 	// Scan walks over all entries in the order of their names, without bodies.
 	// It begins behind the name after ("" is the start) and returns up to max
@@ -212,6 +302,13 @@ type Lane interface {
 	// whose Order is above after, by Order, with bodies.
 	Parked(ctx context.Context, key string, after uint64, max int) ([]Entry, error)
 
+	// Watch calls f for each entry that stands, then once with an Entry without a
+	// name, then for each entry that is put from then on, by anybody, until ctx
+	// ends. Entries have no bodies. An entry that is put twice in a row may be
+	// told once; one that is deleted is not told. It mends itself when the broker
+	// was away. f is called by one goroutine.
+	Watch(ctx context.Context, f func(Entry)) error
+
 	// Apply carries out operations in their order. Each is atomic, the batch is
 	// not. It sets Err of each operation that failed and Rev of each entry that
 	// it put, and returns the first Err. What it stored is durable when it
@@ -222,10 +319,12 @@ type Lane interface {
 
 // A LaneOp puts an entry, replacing it whole, or deletes it.
 type LaneOp struct {
-	// Entry is the entry to put or delete. For a put, Rev 0 means that no entry
-	// of the name may exist; any other value, that the entry still has this
-	// revision. ErrConflict says that it is not so. A delete looks at the Name
-	// only, and deleting what does not exist succeeds.
+	// Entry is the entry to put or delete. From outside of a tenure, Rev 0 in a
+	// put means that no entry of the name may exist; any other value, that the
+	// entry still has this revision. A delete with Rev 0 deletes whatever
+	// stands, and succeeds if nothing does; with another value it is for that
+	// revision alone. ErrConflict says that it is not so. In a tenure Rev says
+	// nothing.
 	Entry  *Entry
 	Delete bool
 	// Err is set by Apply.
@@ -417,6 +516,12 @@ type GroupSpec struct {
 	Types map[string][]string `json:"types"`
 	// Start is used for the topics that are new to the group.
 	Start StartAt `json:"-"`
+	// Paused says why no member starts a handler. Empty: they do.
+	Paused string `json:"paused,omitempty"`
+	// Resumes counts how often the group was resumed.
+	Resumes int `json:"resumes,omitempty"`
+	// Version counts the changes of Types.
+	Version int `json:"version"`
 }
 
 // A Position is where a group stands in a partition.
@@ -427,7 +532,62 @@ type Position struct {
 	Floor uint64 // see Checkpoint
 	Lag   int64  // messages above the floor that are not settled
 	Fence uint64
-	Held  bool // by a member, as far as the broker can tell
+	// Begin is where the group began or was last reset to: what stands at or below
+	// it came before. Log only, as are Mark and Finished: see Checkpoint.
+	Begin    uint64
+	Mark     uint64
+	Finished []byte
+	// Member holds it, or held it and has not released it; empty for none.
+	Member string
+}
+
+// A MemberInfo is a member as others see it.
+type MemberInfo struct {
+	Name    string
+	Service string
+	Topics  []string // that it can take
+	Lease   time.Duration
+	Started time.Time // by its wall clock
+	Beat    time.Time // its last sign of life, by the broker's clock
+	Status  Status
+}
+
+// A Status is what a member tells of itself.
+type Status struct {
+	InFlight int       `json:"in_flight"`         // handlers that run
+	Retrying int       `json:"retrying"`          // messages that have failed and wait for their next attempt
+	Parked   int       `json:"parked"`            // messages that wait in lanes behind others of their key
+	Paused   string    `json:"paused,omitempty"`  // why it starts nothing
+	Lacks    []string  `json:"lacks,omitempty"`   // recorded types that it has no handler for
+	Blocked  []Blocked `json:"blocked,omitempty"` // what holds partitions back, the longest first, a few
+}
+
+// A Blocked is a message that holds the floor of a partition back.
+type Blocked struct {
+	Topic    string        `json:"topic"`
+	N        int           `json:"partition"`
+	Pos      uint64        `json:"position"`
+	ID       string        `json:"id"`
+	Type     string        `json:"type"`
+	Key      string        `json:"key"`
+	For      time.Duration `json:"for"` // since it came in
+	Attempts int           `json:"attempts"`
+	Why      string        `json:"why"` // "being handled", "waits for its next attempt", ...
+}
+
+// An Extent is what a partition holds.
+type Extent struct {
+	First uint64 // the first message that is kept, or Last+1
+	Last  uint64 // the last message that was stored
+	Bytes int64  // about what it takes on the broker; -1 when the broker does not say
+}
+
+// A Planned is something that a driver would set up on the broker.
+type Planned struct {
+	Thing
+	// Settings is what an administrator makes it with, as JSON in the form that the
+	// broker's own tools take; nil when there is nothing to make by hand.
+	Settings []byte
 }
 
 // A Thing is something that a driver has set up on the broker.

@@ -25,6 +25,9 @@ type brokenDriver struct {
 	// also are the other cases that may fail with it, by name or by a name's
 	// beginning with a '*' at its end, with the reason.
 	also map[string]string
+	// only are the cases that it is run against, in the same form, where no other
+	// one calls what it breaks. Nil: all.
+	only []string
 	// needs returns why it makes no sense for a driver, or "".
 	needs func(driver.Caps) string
 	wrap  func(w *brokenWorld, d driver.Driver) driver.Driver
@@ -59,11 +62,22 @@ func (b *brokenDriver) reason(name string) string {
 		return why
 	}
 	for pattern, why := range b.also {
-		if prefix, ok := strings.CutSuffix(pattern, "*"); ok && strings.HasPrefix(name, prefix) {
+		if fits(pattern, name) {
 			return why
 		}
 	}
 	return ""
+}
+
+// fits tells whether a case is meant by a name, or a name's beginning with a '*'.
+func fits(pattern, name string) bool {
+	prefix, ok := strings.CutSuffix(pattern, "*")
+	return pattern == name || ok && strings.HasPrefix(name, prefix)
+}
+
+// meets tells whether it is run against a case.
+func (b *brokenDriver) meets(name string) bool {
+	return b.only == nil || slices.ContainsFunc(b.only, func(pattern string) bool { return fits(pattern, name) })
 }
 
 // A verdict is what one case said of one broken driver.
@@ -94,7 +108,7 @@ func RunBroken(t *testing.T, h Harness) {
 		}
 		for _, c := range Cases() {
 			main, also := c.Name == b.mainCase(caps), b.reason(c.Name)
-			if c.leftOut(h, caps) != "" || (h.BrokenOwn || testing.Short()) && !main {
+			if c.leftOut(h, caps) != "" || !b.meets(c.Name) || (h.BrokenOwn || testing.Short()) && !main {
 				continue
 			}
 			jobs = append(jobs, func() {
@@ -256,7 +270,8 @@ type laneShim struct {
 	driver.Lane
 	apply func(ctx context.Context, ops []driver.LaneOp) error
 	// see may change an entry that is read, or hide it by returning false.
-	see func(e *driver.Entry) bool
+	see   func(e *driver.Entry) bool
+	watch func(ctx context.Context, f func(driver.Entry)) error
 }
 
 func (l *laneShim) Apply(ctx context.Context, ops []driver.LaneOp) error {
@@ -287,6 +302,17 @@ func (l *laneShim) Scan(ctx context.Context, after string, most int) ([]driver.E
 func (l *laneShim) Get(ctx context.Context, names []string) ([]driver.Entry, error) {
 	es, err := l.Lane.Get(ctx, names)
 	return l.seen(es), err
+}
+
+func (l *laneShim) Watch(ctx context.Context, f func(driver.Entry)) error {
+	if l.watch != nil {
+		return l.watch(ctx, f)
+	}
+	return l.Lane.Watch(ctx, func(e driver.Entry) {
+		if e.Name == "" || l.see == nil || l.see(&e) {
+			f(e)
+		}
+	})
 }
 
 func (l *laneShim) Parked(ctx context.Context, key string, after uint64, most int) ([]driver.Entry, error) {
@@ -398,6 +424,7 @@ var brokenDrivers = []*brokenDriver{
 		name: "drops-on-failure", logCase: "retry/late", queueCase: "retry/late",
 		also: map[string]string{
 			"retry/*":                      "late attempts do not come",
+			"delayed/*":                    "what is delayed is due in a lane",
 			"content/dead-letter-is-whole": "it makes a late attempt",
 			"context/after-retry":          "it makes late attempts",
 			"derived/*":                    "its handler makes late attempts",
@@ -422,6 +449,7 @@ var brokenDrivers = []*brokenDriver{
 			"bound/*":           "they look at the order of a key",
 			"group/*":           "they look at the order of a key",
 			"seam/append-order": "it looks at the order of all",
+			"delayed/order":     "it looks at the order of a key",
 		},
 		wrap: breakTenures(func(_ *brokenWorld, t driver.Tenure) *tenureShim {
 			seen := map[string]int{}
@@ -466,6 +494,7 @@ var brokenDrivers = []*brokenDriver{
 			"content/foreign-flood":        "dead letters are in the lane, and it opens again",
 			"drain/under-load":             "what failed before a stop is in the lane",
 			"kill/*":                       "dead letters, late attempts and the starts of suspects are in the lane",
+			"delayed/*":                    "what is delayed is in a lane, which others open",
 			"order/hot-key-kill":           "what is parked is in the lane",
 			"order/hot-key-restart":        "what is parked is in the lane",
 			"random/*":                     "late attempts, dead letters and parked ones are in the lane",
@@ -543,6 +572,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "runs-a-retry-beside-its-key", logCase: "retry/never-beside-its-key", queueCase: "retry/never-beside-its-key",
 		also: map[string]string{
+			"delayed/*":        "without its key what is delayed goes to another partition",
 			"kill/under-load":  "some make late attempts, and the log sees which run side by side",
 			"drain/under-load": "some make late attempts, and the log sees which run side by side",
 			"random/*":         "some make late attempts, and the log sees which run side by side",
@@ -599,6 +629,8 @@ var brokenDrivers = []*brokenDriver{
 			"derived/*":                   "a refusal, or a kill, comes after the confirmation",
 			"publish/*":                   "a refusal, or a kill, comes after the confirmation",
 			"kill/*":                      "what was confirmed and not stored at the kill is lost",
+			"delayed/movers":              "what was confirmed and not stored at the kill is lost",
+			"delayed/restart":             "what was confirmed and not stored at the kill is lost",
 			"order/hot-key-kill":          "what was confirmed and not stored at the kill is lost",
 			"retry/attempts-outlive-kill": "what was confirmed and not stored at the kill is lost",
 			"seam/append-*":               "what is refused was confirmed",
@@ -647,6 +679,7 @@ var brokenDrivers = []*brokenDriver{
 		also: map[string]string{
 			"publish/unknown":       "it publishes an id twice",
 			"derived/*":             "a repeated handler repeats ids",
+			"delayed/movers":        "whoever takes over publishes again what was published and not deleted",
 			"seam/append-duplicate": "it is about a repeated id",
 			"seam/append-too-large": "it makes each message longer",
 		},
@@ -689,7 +722,8 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "overwrites-lane-entries", logCase: "seam/lane-compare-and-set", queueCase: "seam/lane-compare-and-set",
 		also: map[string]string{
-			"seam/lane-*": "it is about entries that another revision stands for",
+			"seam/lane-*":    "it is about entries that another revision stands for",
+			"delayed/cancel": "it cancels what is being published",
 		},
 		wrap: breakLanes(func(*brokenWorld) func(driver.Lane) *laneShim {
 			return func(l driver.Lane) *laneShim {
@@ -735,6 +769,8 @@ var brokenDrivers = []*brokenDriver{
 		}),
 	},
 }
+
+func init() { brokenDrivers = append(brokenDrivers, brokenShared...) }
 
 // settleOverGap settles, with what is finished, all that was handed out before it.
 func settleOverGap(w *brokenWorld, t driver.Tenure) *tenureShim {

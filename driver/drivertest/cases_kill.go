@@ -376,7 +376,7 @@ var retentionCases = []Case{
 }
 
 func keepsUnsettled(r *rig) {
-	topic := posthorn.DefineTopic(r.name("keep"), posthorn.TopicConfig{Partitions: 1, Keep: time.Millisecond, Replicas: 1})
+	topic := posthorn.DefineTopic(r.name("keep"), posthorn.TopicConfig{Partitions: 1, Keep: time.Millisecond})
 	made := r.kind(topic, "made")
 	n := r.open()
 	g := n.listen("slow", quick(), ok, made)

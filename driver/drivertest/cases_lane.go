@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,14 +13,17 @@ import (
 )
 
 var laneCases = []Case{
-	{Name: "seam/lane-compare-and-set", Promise: "P4", Doc: "an entry is new, or replaced whole at the revision that stands; anything else is ErrConflict and changes nothing", run: laneCAS},
+	{Name: "seam/lane-compare-and-set", Promise: "P4", Doc: "from outside an entry is new, or replaced whole at the revision that stands, or deleted at it; anything else is ErrConflict and changes nothing", run: laneCAS},
 	{Name: "seam/lane-content", Promise: "P4", Doc: "every field of an entry comes back as it was put, of each state, also after a restart", run: laneContent},
 	{Name: "seam/lane-scan", Promise: "P4", Doc: "Scan walks over all entries in the order of names, in pages, without bodies", run: laneScan},
 	{Name: "seam/lane-parked", Promise: "P5", Doc: "Parked returns one key's parked entries by their order, behind one, with bodies", run: laneParked},
 	{Name: "seam/lane-apply", Promise: "P4", Doc: "Apply carries operations out in their order, each by itself; deleting what is not there succeeds", run: laneApply},
+	{Name: "seam/lane-holder", Promise: "P4 P5", Doc: "the holder's operations are carried out whatever revision they name", run: laneHolder},
 	{Name: "seam/lane-outside", Promise: "P4", Doc: "the lane from outside of a tenure is the same lane, kept apart by group and partition", run: laneOutside},
+	{Name: "seam/lane-fenced", Promise: "P5", Doc: "what a holder that has lost its partition puts or deletes is refused with ErrLost, and changes nothing", run: laneFenced},
 	{Name: "seam/lane-concurrent", Promise: "P4", Doc: "calls for different names may be concurrent", run: laneConcurrent},
 	{Name: "seam/lane-largest", Promise: "P3", Doc: "the largest message that can be published fits the lane, with its head", run: laneLargest},
+	{Name: "seam/watch", Promise: "P4", Doc: "Watch tells what stands, that this was all, and then what is put by anybody, without bodies, until its context ends", run: watches},
 }
 
 func laneEntry(i int, state driver.EntryState) driver.Entry {
@@ -90,25 +94,27 @@ func (r *rig) get(l driver.Lane, names ...string) []driver.Entry {
 }
 
 func laneCAS(r *rig) {
-	_, l, _, _ := r.lane("cas")
+	d, _, p, group := r.lane("cas")
+	l := d.Lane(group, p)
 	e := laneEntry(1, driver.Due)
 	r.apply(l, put(&e)...)
 	first := e.Rev
 	if first == 0 {
 		r.Fatalf("Apply did not set the revision")
 	}
-	conflict := func(what string, rev uint64) {
+	conflict := func(what string, rev uint64, gone bool) {
 		r.Helper()
 		o := laneEntry(1, driver.Dead)
 		o.Rev = rev
-		ops := put(&o)
+		ops := []driver.LaneOp{{Entry: &o, Delete: gone}}
 		err := l.Apply(r.ctx, ops)
 		if !errors.Is(err, driver.ErrConflict) || !errors.Is(ops[0].Err, driver.ErrConflict) {
 			r.Errorf("%s: %v, want ErrConflict", what, err)
 		}
 	}
-	conflict("a new entry of a name that exists", 0)
-	conflict("another revision", first+1000)
+	conflict("a new entry of a name that exists", 0, false)
+	conflict("another revision", first+1000, false)
+	conflict("a delete of another revision", first+1000, true)
 	if got := r.get(l, e.Name); len(got) != 1 || got[0].State != driver.Due || got[0].Rev != first {
 		r.Errorf("a conflict has changed the entry: %+v", got)
 	}
@@ -117,14 +123,20 @@ func laneCAS(r *rig) {
 	if e.Rev == first {
 		r.Errorf("the revision stays %d", first)
 	}
-	conflict("the revision before", first)
+	conflict("the revision before", first, false)
+	conflict("a delete of the revision before", first, true)
 	if got := r.get(l, e.Name); len(got) != 1 || got[0].State != driver.Parked || string(got[0].Head) != "second" || got[0].Rev != e.Rev {
 		r.Errorf("the entry is %+v", got)
 	}
-	r.apply(l, driver.LaneOp{Entry: &driver.Entry{Name: e.Name}, Delete: true})
-	conflict("a revision of what does not exist", e.Rev)
+	r.apply(l, driver.LaneOp{Entry: &driver.Entry{Name: e.Name, Rev: e.Rev}, Delete: true})
+	conflict("a revision of what does not exist", e.Rev, false)
+	conflict("a delete of a revision of what does not exist", e.Rev, true)
 	e.Rev = 0
 	r.apply(l, put(&e)...)
+	r.apply(l, driver.LaneOp{Entry: &driver.Entry{Name: e.Name}, Delete: true})
+	if es := r.scan(l, 10); len(es) > 0 {
+		r.Errorf("%d entries are left, the first is %+v", len(es), es[0])
+	}
 }
 
 func laneContent(r *rig) {
@@ -133,7 +145,7 @@ func laneContent(r *rig) {
 	for i, s := range []driver.EntryState{driver.Due, driver.Parked, driver.Dead, driver.Boot} {
 		e := laneEntry(i, s)
 		if s != driver.Boot {
-			e.Msg.Headers = []driver.Attr{{Name: "x-h", Value: "ü %41"}}
+			e.Msg.Headers = []driver.Attr{{Name: "x-h", Value: "ü %41"}, {Name: "Status", Value: "404"}}
 			e.Msg.Attrs = []driver.Attr{{Name: "correlationid", Value: "c d"}}
 		}
 		r.apply(l, put(&e)...)
@@ -235,9 +247,10 @@ func laneParked(r *rig) {
 }
 
 func laneApply(r *rig) {
-	_, l, _, _ := r.lane("apply")
+	d, l, p, group := r.lane("apply")
 	a, b, c := laneEntry(1, driver.Due), laneEntry(2, driver.Due), laneEntry(3, driver.Due)
 	r.apply(l, put(&a, &b)...)
+	out := d.Lane(group, p)
 	stale := laneEntry(1, driver.Dead)
 	stale.Rev = a.Rev + 1000
 	ops := []driver.LaneOp{
@@ -246,7 +259,7 @@ func laneApply(r *rig) {
 		{Entry: &driver.Entry{Name: b.Name}, Delete: true},
 		{Entry: &driver.Entry{Name: driver.EntryName("nothing", 1, "s", "i")}, Delete: true},
 	}
-	err := l.Apply(r.ctx, ops)
+	err := out.Apply(r.ctx, ops)
 	if !errors.Is(err, driver.ErrConflict) || !errors.Is(ops[0].Err, driver.ErrConflict) {
 		r.Errorf("Apply with one conflict: %v, the operation says %v", err, ops[0].Err)
 	}
@@ -263,17 +276,50 @@ func laneApply(r *rig) {
 	if !slices.Equal(got, []uint64{1, 3}) {
 		r.Errorf("left are %v, want 1 and 3", got)
 	}
-	// In their order: put and delete of one name in one batch.
-	d := laneEntry(5, driver.Parked)
-	r.apply(l, driver.LaneOp{Entry: &d}, driver.LaneOp{Entry: &driver.Entry{Name: d.Name}, Delete: true})
-	if es := r.get(l, d.Name); len(es) > 0 {
-		r.Errorf("a put and then a delete leave the entry")
+	for i, l := range []driver.Lane{l, out} {
+		what := []string{"the holder's", "from outside"}[i]
+		// In their order: put and delete of one name in one batch.
+		e, f := laneEntry(5, driver.Parked), laneEntry(5, driver.Parked)
+		gone := driver.LaneOp{Entry: &driver.Entry{Name: e.Name}, Delete: true}
+		r.apply(l, driver.LaneOp{Entry: &e}, gone, driver.LaneOp{Entry: &f}, gone)
+		if es := r.get(l, e.Name); len(es) > 0 {
+			r.Errorf("%s: a put and then a delete leave the entry", what)
+		}
+		r.apply(l, gone)
+		if err := l.Apply(r.ctx, nil); err != nil {
+			r.Errorf("%s: Apply of nothing: %v", what, err)
+		}
+		if es := r.get(l, a.Name, "no.such.name", e.Name, c.Name); len(es) != 2 {
+			r.Errorf("%s: Get of two that exist and two that do not: %d", what, len(es))
+		}
+		if es, err := l.Parked(r.ctx, e.Key, 0, 10); err != nil || len(es) > 0 {
+			r.Errorf("%s: Parked gives %d that were deleted, %v", what, len(es), err)
+		}
 	}
-	if err := l.Apply(r.ctx, nil); err != nil {
-		r.Errorf("Apply of nothing: %v", err)
+}
+
+func laneHolder(r *rig) {
+	_, l, _, _ := r.lane("holder")
+	e := laneEntry(1, driver.Due)
+	e.Rev = 12345
+	r.apply(l, put(&e)...)
+	rev := e.Rev
+	for i, guess := range []uint64{0, rev, rev + 1000, 1} {
+		e.Head, e.Rev = fmt.Appendf(nil, "head %d", i), guess
+		r.apply(l, put(&e)...)
+		got := r.get(l, e.Name)
+		if len(got) != 1 || string(got[0].Head) != string(e.Head) || got[0].Rev != e.Rev || e.Rev == guess {
+			r.Errorf("put with revision %d gave %d and stands as %+v", guess, e.Rev, got)
+		}
 	}
-	if es := r.get(l, a.Name, "no.such.name", c.Name); len(es) != 2 {
-		r.Errorf("Get of two that exist and one that does not: %d", len(es))
+	r.apply(l, driver.LaneOp{Entry: &driver.Entry{Name: e.Name, Rev: 1}, Delete: true})
+	if es := r.scan(l, 10); len(es) > 0 {
+		r.Errorf("%d entries are left", len(es))
+	}
+	e.State, e.Rev = driver.Parked, 1
+	r.apply(l, put(&e)...)
+	if got := r.get(l, e.Name); len(got) != 1 || got[0].State != driver.Parked {
+		r.Errorf("put again after a delete: %+v", got)
 	}
 }
 
@@ -289,8 +335,16 @@ func laneOutside(r *rig) {
 	got[0].State = driver.Due
 	r.apply(out, put(&got[0])...)
 	e.State = driver.Parked // by the revision that stood before
-	if err := l.Apply(r.ctx, put(&e)); !errors.Is(err, driver.ErrConflict) {
-		r.Errorf("an edit from outside is overwritten: %v", err)
+	if err := r.driver().Lane(group, p).Apply(r.ctx, put(&e)); !errors.Is(err, driver.ErrConflict) {
+		r.Errorf("an edit from outside is overwritten from outside: %v", err)
+	}
+	if got := r.get(l, e.Name); len(got) != 1 || got[0].State != driver.Due {
+		r.Errorf("the holder does not see what was put from outside: %+v", got)
+	}
+	fresh := laneEntry(2, driver.Due)
+	r.apply(out, put(&fresh)...)
+	if es := r.scan(l, 10); len(es) != 2 {
+		r.Errorf("the holder sees %d entries of 2", len(es))
 	}
 	other := r.name("other")
 	if _, err := d.EnsureGroup(r.ctx, driver.GroupSpec{Name: other, Types: map[string][]string{p.Topic: {"some.type"}}}); err != nil {
@@ -298,6 +352,150 @@ func laneOutside(r *rig) {
 	}
 	if es := r.scan(d.Lane(other, p), 10); len(es) > 0 {
 		r.Errorf("another group's lane has %d entries", len(es))
+	}
+}
+
+// laneFenced takes the partition from a holder that need not have heard of it.
+func laneFenced(r *rig) {
+	d := r.driver()
+	p, group := r.setUp(d, "lane-fenced")
+	old := r.tenure(r.join(d, group, p.Topic)).Lane()
+	stays, changes := laneEntry(1, driver.Due), laneEntry(2, driver.Due)
+	r.apply(old, put(&stays, &changes)...)
+	stop := make(chan struct{})
+	var busy sync.WaitGroup
+	for w := range 2 { // writes are under way when it is taken
+		busy.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				e := laneEntry(1000*(w+1)+i%20, driver.Due)
+				if err := old.Apply(r.ctx, []driver.LaneOp{{Entry: &e}, {Entry: &e, Delete: true}}); err != nil && !errors.Is(err, driver.ErrLost) {
+					r.Errorf("while it loses the partition, the holder's Apply says %v", err)
+				}
+			}
+		})
+	}
+	if err := r.driver().ResetGroup(r.ctx, group, []string{p.Topic}, driver.StartAt{}); err != nil {
+		r.Fatalf("ResetGroup: %v", err)
+	}
+	out := d.Lane(group, p)
+	before := r.scan(out, 100)
+	changes.State = driver.Dead
+	fresh := laneEntry(3, driver.Parked)
+	for what, op := range map[string]driver.LaneOp{"put": {Entry: &changes}, "put of a new entry": {Entry: &fresh}, "delete": {Entry: &stays, Delete: true}} {
+		ops := []driver.LaneOp{op}
+		if err := old.Apply(r.ctx, ops); !errors.Is(err, driver.ErrLost) || !errors.Is(ops[0].Err, driver.ErrLost) {
+			r.Errorf("%s by who has lost the partition: %v, want ErrLost", what, err)
+		}
+	}
+	close(stop)
+	busy.Wait()
+	after := r.scan(out, 100)
+	if !slices.EqualFunc(before, after, func(x, y driver.Entry) bool { return x.Name == y.Name && x.Rev == y.Rev && x.State == y.State }) {
+		r.Errorf("the lane has changed: %d entries, then %d", len(before), len(after))
+	}
+	if got := r.get(out, stays.Name, changes.Name); len(got) != 2 || got[1].State != driver.Due {
+		r.Errorf("what stood is now %+v", got)
+	}
+}
+
+// A watcher notes what a Watch tells.
+type watcher struct {
+	mu    sync.Mutex
+	all   []string // "<order> <state>", and "-" for the marker
+	bad   []string
+	ended chan error
+}
+
+func (r *rig) watch(ctx context.Context, l driver.Lane) *watcher {
+	w := &watcher{ended: make(chan error, 1)}
+	go func() {
+		w.ended <- l.Watch(ctx, func(e driver.Entry) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if e.Name == "" {
+				w.all = append(w.all, "-")
+				return
+			}
+			w.all = append(w.all, fmt.Sprint(e.Order, " ", e.State))
+			if len(e.Msg.Body) > 0 || e.Rev == 0 || string(e.Head) != fmt.Sprintf("head %d \x00\xff", e.Order) || e.Key != fmt.Sprint("k", e.Order%3) || e.State == driver.Due && e.Due.IsZero() {
+				w.bad = append(w.bad, fmt.Sprintf("%+v", e))
+			}
+		})
+	}()
+	return w
+}
+
+func (w *watcher) seen() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.all)
+}
+
+func watches(r *rig) {
+	d, l, p, group := r.lane("watch")
+	out := d.Lane(group, p)
+	gone := laneEntry(0, driver.Due)
+	r.apply(l, put(&gone)...)
+	r.apply(l, driver.LaneOp{Entry: &gone, Delete: true})
+	var stands []string
+	for i := 1; i <= 6; i++ {
+		e := laneEntry(i, []driver.EntryState{driver.Due, driver.Parked, driver.Dead}[i%3])
+		r.apply([]driver.Lane{l, out}[i%2], put(&e)...)
+		stands = append(stands, fmt.Sprint(i, " ", e.State))
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	watchers := map[string]*watcher{"the holder": r.watch(ctx, l), "from outside": r.watch(ctx, out), "from another driver": r.watch(ctx, r.driver().Lane(group, p))}
+	want := slices.Concat(stands, []string{"-"})
+	check := func(what string, sorted int) {
+		r.Helper()
+		for who, w := range watchers {
+			var got []string
+			r.eventuallyf(func() string { return fmt.Sprintf("%s: %s is told %v, want %v", what, who, got, want) }, func() bool {
+				got = w.seen()
+				slices.Sort(got[:min(sorted, len(got))]) // what stands comes in any order
+				return slices.Equal(got, want)
+			})
+			w.mu.Lock()
+			for _, b := range w.bad {
+				r.Errorf("%s is told %s", who, b)
+			}
+			w.mu.Unlock()
+		}
+	}
+	check("what stands", len(stands))
+	next := func(l driver.Lane, i int, state driver.EntryState) driver.Entry {
+		r.Helper()
+		e := laneEntry(i, state)
+		if es := r.get(out, e.Name); len(es) == 1 {
+			e.Rev = es[0].Rev
+		}
+		r.apply(l, put(&e)...)
+		want = append(want, fmt.Sprint(i, " ", state))
+		check("what is put", len(stands))
+		return e
+	}
+	next(l, 7, driver.Due)
+	e := next(out, 8, driver.Parked)
+	next(l, 8, driver.Due) // replaced
+	next(r.driver().Lane(group, p), 2, driver.Due)
+	r.apply(l, driver.LaneOp{Entry: &e, Delete: true})
+	next(out, 9, driver.Boot)
+	cancel()
+	for who, w := range watchers {
+		select {
+		case err := <-w.ended:
+			if !errors.Is(err, context.Canceled) {
+				r.Errorf("the Watch of %s ended with %v, its context has ended", who, err)
+			}
+		case <-time.After(r.patience):
+			r.Fatalf("the Watch of %s does not return when its context has ended", who)
+		}
 	}
 }
 

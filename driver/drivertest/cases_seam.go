@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
@@ -35,10 +36,43 @@ var seamCases = []Case{
 
 // A holder is a member that takes partitions and does nothing with them.
 type holder struct {
+	topics  []string
 	tenures chan driver.Tenure
 	lost    chan error
 	leave   context.CancelFunc
 	left    chan error
+
+	mu     sync.Mutex
+	specs  []driver.GroupSpec // that it was told
+	status driver.Status
+}
+
+var _ driver.Member = (*holder)(nil)
+
+func (h *holder) Subscribed(spec driver.GroupSpec) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.specs = append(h.specs, spec)
+	return h.topics
+}
+
+func (h *holder) Status() driver.Status {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.status
+}
+
+func (h *holder) tell(s driver.Status) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.status = s
+}
+
+// told tells whether the last record that it was told is one like this.
+func (h *holder) told(match func(driver.GroupSpec) bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.specs) > 0 && match(h.specs[len(h.specs)-1])
 }
 
 func (h *holder) Assigned(t driver.Tenure) { h.tenures <- t }
@@ -49,13 +83,30 @@ func (h *holder) Lost(_ driver.Tenure, err error) { h.lost <- err }
 
 // join joins a group without an engine.
 func (r *rig) join(d driver.Driver, group string, topics ...string) *holder {
+	return r.joinAs(d, group, &holder{topics: topics})
+}
+
+func (r *rig) joinAs(d driver.Driver, group string, h *holder) *holder {
 	ctx, cancel := context.WithCancel(r.ctx)
-	h := &holder{tenures: make(chan driver.Tenure, 64), lost: make(chan error, 64), leave: cancel, left: make(chan error, 1)}
-	go func() { h.left <- d.Join(ctx, group, topics, h) }()
+	h.tenures, h.lost, h.leave, h.left = make(chan driver.Tenure, 64), make(chan error, 64), cancel, make(chan error, 1)
+	go func() { h.left <- d.Join(ctx, group, h) }()
 	r.mu.Lock()
 	r.holders = append(r.holders, h)
 	r.mu.Unlock()
 	return h
+}
+
+// loses waits until a holder is told that it has lost a partition.
+func (r *rig) loses(h *holder) {
+	r.Helper()
+	select {
+	case err := <-h.lost:
+		if !errors.Is(err, driver.ErrLost) {
+			r.Errorf("the holder is told that it has lost its partition with %v, want ErrLost", err)
+		}
+	case <-time.After(r.patience):
+		r.Fatalf("the holder is not told that it has lost its partition")
+	}
 }
 
 // tenure waits for the next partition.
@@ -176,7 +227,11 @@ func (r *rig) where(d driver.Driver, p driver.Partition, n int) []uint64 {
 		r.Fatalf("EnsureGroup: %v", err)
 	}
 	h := r.join(d, group, p.Topic)
-	for i, got := range r.fetch(r.tenure(h), n) {
+	t := r.tenure(h)
+	for t.Partition() != p {
+		t = r.tenure(h)
+	}
+	for i, got := range r.fetch(t, n) {
 		pos[i] = got.Pos
 	}
 	r.gone(h)
@@ -247,7 +302,7 @@ func appendContent(r *rig) {
 	odd.Key = "käy %25 / \" \\ \t € 𝄞 "
 	odd.Source = "//host/söurce?x=%41"
 	odd.Attrs = []driver.Attr{{Name: "correlationid", Value: "a b%20c"}, {Name: "custom", Value: "ü\"%"}, {Name: "empty", Value: "x"}}
-	odd.Headers = []driver.Attr{{Name: "X-Case", Value: "Kept %41"}, {Name: "a.b_c-d", Value: "€ \x7e \""}}
+	odd.Headers = []driver.Attr{{Name: "X-Case", Value: "Kept %41"}, {Name: "Status", Value: "404"}, {Name: "a.b_c-d", Value: "€ \x7e \""}}
 	odd.Body = []byte{0, 255, 1, '\r', '\n', 0}
 	none := message(2)
 	none.Body = nil
@@ -359,7 +414,7 @@ func appendUnknownTopic(r *rig) {
 
 func topicStands(r *rig) {
 	d := r.driver()
-	want := driver.TopicSpec{Name: r.name("stands"), Hash: driver.HashFNV1a, Partitions: 2, Replicas: 1, Unordered: true, Keep: 90 * time.Minute, MaxBytes: 64 << 20, Dedup: time.Minute}
+	want := driver.TopicSpec{Name: r.name("stands"), Hash: driver.HashFNV1a, Partitions: 2, Unordered: true, Keep: 90 * time.Minute, MaxBytes: 64 << 20, Dedup: time.Minute}
 	first, err := d.EnsureTopic(r.ctx, want)
 	if err != nil {
 		r.Fatalf("EnsureTopic: %v", err)
@@ -477,7 +532,7 @@ func unknownGroup(r *rig) {
 	if _, err := d.Positions(ctx, r.name("nobody")); !errors.Is(err, driver.ErrNotFound) {
 		r.Errorf("Positions of a group that does not exist: %v", err)
 	}
-	if err := d.Join(ctx, r.name("nobody"), []string{r.name("nowhere")}, &holder{}); !errors.Is(err, driver.ErrNotFound) {
+	if err := d.Join(ctx, r.name("nobody"), &holder{topics: []string{r.name("nowhere")}}); !errors.Is(err, driver.ErrNotFound) {
 		r.Errorf("Join of a group that does not exist: %v", err)
 	}
 }
@@ -646,7 +701,7 @@ func fenced(r *rig) {
 		lost("Release", old.Release(r.ctx, driver.Checkpoint{Floor: pos[4], Mark: pos[4], Clean: true}))
 	}
 	e := laneEntry(1, driver.Due)
-	lost("Lane.Apply", lane.Apply(r.ctx, []driver.LaneOp{{Entry: &e}}))
+	lost("Lane.Apply", lane.Apply(r.ctx, put(&e)))
 	ctx, cancel := context.WithTimeout(r.ctx, time.Second)
 	defer cancel()
 	_, err := old.Fetch(ctx, make([]driver.Delivery, 1), 100)
@@ -683,7 +738,7 @@ func positions(r *rig) {
 	got := r.fetch(t, 10)
 	r.settle(t, got[:4]...)
 	a := at()
-	if a.Lag != 6 || a.Fence != t.Fence() || !a.Held || !r.caps.Queue && a.Floor != pos[3] {
+	if a.Lag != 6 || a.Fence != t.Fence() || a.Member == "" || !r.caps.Queue && a.Floor != pos[3] {
 		r.Errorf("4 of 10 are settled, floor %d, fence %d: %+v", pos[3], t.Fence(), a)
 	}
 	c := driver.Checkpoint{Floor: pos[9], Mark: pos[9], Clean: true}
@@ -695,7 +750,7 @@ func positions(r *rig) {
 		r.Errorf("Release: %v", err)
 	}
 	r.gone(h)
-	if a := at(); a.Lag != 0 || a.Held {
+	if a := at(); a.Lag != 0 || a.Member != "" {
 		r.Errorf("all settled and released: %+v", a)
 	}
 }
@@ -780,7 +835,7 @@ func closedDriver(r *rig) {
 	if _, err := d.EnsureTopic(ctx, driver.TopicSpec{Name: r.name("later"), Hash: driver.HashFNV1a, Partitions: 1}); err == nil {
 		r.Errorf("EnsureTopic after Close succeeds")
 	}
-	if err := d.Join(ctx, group, []string{p.Topic}, &holder{}); err == nil {
+	if err := d.Join(ctx, group, &holder{topics: []string{p.Topic}}); err == nil {
 		r.Errorf("Join after Close succeeds")
 	}
 	if err := d.Health(ctx); err == nil {

@@ -115,21 +115,76 @@ func (p *probe) holding() int {
 }
 
 func (p *probe) EnsureTopic(ctx context.Context, want driver.TopicSpec) (driver.TopicSpec, error) {
+	return alive(p, func() (driver.TopicSpec, error) { return p.Driver.EnsureTopic(ctx, want) })
+}
+
+// alive makes a call unless it has been killed.
+func alive[T any](p *probe, call func() (T, error)) (T, error) {
 	leave, err := p.enter()
 	if err != nil {
-		return want, err
+		var none T
+		return none, err
 	}
 	defer leave()
-	return p.Driver.EnsureTopic(ctx, want)
+	return call()
+}
+
+func (p *probe) Topics(ctx context.Context) ([]driver.TopicSpec, error) {
+	return alive(p, func() ([]driver.TopicSpec, error) { return p.Driver.Topics(ctx) })
+}
+
+func (p *probe) Plan(ctx context.Context, topics []driver.TopicSpec, groups []driver.GroupSpec) ([]driver.Planned, error) {
+	return alive(p, func() ([]driver.Planned, error) { return p.Driver.Plan(ctx, topics, groups) })
+}
+
+func (p *probe) Extents(ctx context.Context, topic string) ([]driver.Extent, error) {
+	return alive(p, func() ([]driver.Extent, error) { return p.Driver.Extents(ctx, topic) })
+}
+
+func (p *probe) Group(ctx context.Context, name string) (driver.GroupSpec, error) {
+	return alive(p, func() (driver.GroupSpec, error) { return p.Driver.Group(ctx, name) })
+}
+
+func (p *probe) PauseGroup(ctx context.Context, name, why string) (driver.GroupSpec, error) {
+	return alive(p, func() (driver.GroupSpec, error) { return p.Driver.PauseGroup(ctx, name, why) })
+}
+
+func (p *probe) ResetGroup(ctx context.Context, name string, topics []string, start driver.StartAt) error {
+	leave, err := p.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return p.Driver.ResetGroup(ctx, name, topics, start)
+}
+
+func (p *probe) RemoveGroup(ctx context.Context, name string) error {
+	leave, err := p.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return p.Driver.RemoveGroup(ctx, name)
+}
+
+func (p *probe) Members(ctx context.Context, group string) ([]driver.MemberInfo, error) {
+	return alive(p, func() ([]driver.MemberInfo, error) { return p.Driver.Members(ctx, group) })
+}
+
+func (p *probe) Read(ctx context.Context, part driver.Partition, above uint64, limit int, bodies bool) ([]driver.Delivery, error) {
+	return alive(p, func() ([]driver.Delivery, error) { return p.Driver.Read(ctx, part, above, limit, bodies) })
+}
+
+func (p *probe) ReadFrom(ctx context.Context, part driver.Partition, t time.Time) (uint64, error) {
+	return alive(p, func() (uint64, error) { return p.Driver.ReadFrom(ctx, part, t) })
+}
+
+func (p *probe) Describe(ctx context.Context) ([]driver.Thing, error) {
+	return alive(p, func() ([]driver.Thing, error) { return p.Driver.Describe(ctx) })
 }
 
 func (p *probe) EnsureGroup(ctx context.Context, want driver.GroupSpec) (driver.GroupSpec, error) {
-	leave, err := p.enter()
-	if err != nil {
-		return want, err
-	}
-	defer leave()
-	return p.Driver.EnsureGroup(ctx, want)
+	return alive(p, func() (driver.GroupSpec, error) { return p.Driver.EnsureGroup(ctx, want) })
 }
 
 func (p *probe) DropTypes(ctx context.Context, group string, types []string) error {
@@ -142,12 +197,7 @@ func (p *probe) DropTypes(ctx context.Context, group string, types []string) err
 }
 
 func (p *probe) Groups(ctx context.Context) ([]driver.GroupSpec, error) {
-	leave, err := p.enter()
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	return p.Driver.Groups(ctx)
+	return alive(p, func() ([]driver.GroupSpec, error) { return p.Driver.Groups(ctx) })
 }
 
 func (p *probe) Append(part driver.Partition, msgs []driver.Message, deadline time.Time, done func([]driver.Outcome)) {
@@ -198,7 +248,7 @@ func (p *probe) known(out []driver.Outcome) []driver.Outcome {
 	return out
 }
 
-func (p *probe) Join(ctx context.Context, group string, topics []string, m driver.Member) error {
+func (p *probe) Join(ctx context.Context, group string, m driver.Member) error {
 	leave, err := p.enter()
 	if err != nil {
 		return err
@@ -207,7 +257,7 @@ func (p *probe) Join(ctx context.Context, group string, topics []string, m drive
 	outer := ctx
 	ctx, stop := p.both(ctx)
 	defer stop()
-	err = p.shim.Join(ctx, group, topics, m)
+	err = p.shim.Join(ctx, group, m)
 	if p.ctx.Err() != nil && outer.Err() == nil {
 		return errKilled
 	}
@@ -215,12 +265,7 @@ func (p *probe) Join(ctx context.Context, group string, topics []string, m drive
 }
 
 func (p *probe) Positions(ctx context.Context, group string) ([]driver.Position, error) {
-	leave, err := p.enter()
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	return p.Driver.Positions(ctx, group)
+	return alive(p, func() ([]driver.Position, error) { return p.Driver.Positions(ctx, group) })
 }
 
 func (p *probe) Trim(ctx context.Context, part driver.Partition, below uint64, before time.Time) (int64, error) {
@@ -287,6 +332,15 @@ func (p *probe) Health(ctx context.Context) error {
 	}
 	defer leave()
 	return p.Driver.Health(ctx)
+}
+
+func (p *probe) Audit(ctx context.Context) error {
+	leave, err := p.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return p.Driver.Audit(ctx)
 }
 
 type probeTenure struct {
@@ -368,6 +422,21 @@ func (l *probeLane) Parked(ctx context.Context, key string, after uint64, most i
 	}
 	defer leave()
 	return l.Lane.Parked(ctx, key, after, most)
+}
+
+// Watch does not hold the gate: it only reads.
+func (l *probeLane) Watch(ctx context.Context, f func(driver.Entry)) error {
+	ctx, stop := l.p.both(ctx)
+	defer stop()
+	err := l.Lane.Watch(ctx, func(e driver.Entry) {
+		if l.p.ctx.Err() == nil {
+			f(e)
+		}
+	})
+	if l.p.ctx.Err() != nil {
+		return errKilled
+	}
+	return err
 }
 
 func (l *probeLane) Apply(ctx context.Context, ops []driver.LaneOp) error {

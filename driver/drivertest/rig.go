@@ -86,7 +86,7 @@ func (r *rig) name(s string) string { return r.id + "-" + s }
 
 // topic declares a topic of the case.
 func (r *rig) topic(name string, partitions int) *posthorn.Topic {
-	return posthorn.DefineTopic(r.name(name), posthorn.TopicConfig{Partitions: partitions, Keep: time.Hour, Replicas: 1})
+	return posthorn.DefineTopic(r.name(name), posthorn.TopicConfig{Partitions: partitions, Keep: time.Hour})
 }
 
 // An item is the data of the events that cases publish.
@@ -220,7 +220,7 @@ func (r *rig) closeDriver(d driver.Driver) {
 }
 
 func quietEnv() driver.Env {
-	return driver.Env{Service: "suite", Log: slog.New(slog.DiscardHandler), Alarm: func(driver.Alarm) {}, Now: time.Now}
+	return driver.Env{Service: "suite", Member: fmt.Sprintf("suite-%x", rand.Uint64()), Log: slog.New(slog.DiscardHandler), Alarm: func(driver.Alarm) {}, Now: time.Now}
 }
 
 func (n *node) raise(a driver.Alarm) {

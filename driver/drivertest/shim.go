@@ -13,6 +13,7 @@ type shim struct {
 	driver.Driver
 	wrapTenure func(driver.Tenure) driver.Tenure
 	wrapLane   func(driver.Lane, driver.Partition) driver.Lane
+	wrapMember func(driver.Member) driver.Member
 }
 
 var _ driver.Driver = (*shim)(nil)
@@ -25,8 +26,11 @@ func (s *shim) Lane(group string, p driver.Partition) driver.Lane {
 	return l
 }
 
-func (s *shim) Join(ctx context.Context, group string, topics []string, m driver.Member) error {
-	return s.Driver.Join(ctx, group, topics, &shimMember{Member: m, s: s, outer: map[driver.Tenure]driver.Tenure{}})
+func (s *shim) Join(ctx context.Context, group string, m driver.Member) error {
+	if s.wrapMember != nil {
+		m = s.wrapMember(m)
+	}
+	return s.Driver.Join(ctx, group, &shimMember{Member: m, s: s, outer: map[driver.Tenure]driver.Tenure{}})
 }
 
 // Kill makes the inner driver end as if its process had been killed, if it knows
@@ -57,22 +61,22 @@ func (m *shimMember) Assigned(t driver.Tenure) {
 	m.Member.Assigned(w)
 }
 
-func (m *shimMember) take(t driver.Tenure) driver.Tenure {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	w := m.outer[t]
-	delete(m.outer, t)
-	return w
-}
-
+// Revoke may be followed by Lost, if it ends without a release.
 func (m *shimMember) Revoke(ctx context.Context, t driver.Tenure) {
-	if w := m.take(t); w != nil {
+	m.mu.Lock()
+	w := m.outer[t]
+	m.mu.Unlock()
+	if w != nil {
 		m.Member.Revoke(ctx, w)
 	}
 }
 
 func (m *shimMember) Lost(t driver.Tenure, err error) {
-	if w := m.take(t); w != nil {
+	m.mu.Lock()
+	w := m.outer[t]
+	delete(m.outer, t)
+	m.mu.Unlock()
+	if w != nil {
 		m.Member.Lost(w, err)
 	}
 }

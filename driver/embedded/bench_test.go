@@ -2,6 +2,7 @@ package embedded_test
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -25,7 +26,7 @@ import (
 func benchDriver(b *testing.B) (driver.Driver, *nats.Conn) {
 	b.Helper()
 	dir := b.TempDir()
-	env := driver.Env{Service: "bench", Log: slog.New(slog.DiscardHandler), Now: time.Now, Alarm: func(a driver.Alarm) { b.Log(a) }}
+	env := driver.Env{Service: "bench", Member: "bench-" + rand.Text(), Log: slog.New(slog.DiscardHandler), Now: time.Now, Alarm: func(a driver.Alarm) { b.Log(a) }}
 	d, err := embedded.Open(context.Background(), dir, embedded.Options{}, env)
 	if err != nil {
 		b.Fatal(err)
@@ -171,10 +172,10 @@ func BenchmarkFetch(b *testing.B) {
 			}
 			stored.Wait()
 			js, _ := jetstream.New(nc)
-			m := &member{got: make(chan driver.Tenure, 1), lost: make(chan error, 1)}
+			m := &member{topics: []string{"order"}, got: make(chan driver.Tenure, 1), lost: make(chan error, 1)}
 			ctx, cancel := context.WithCancel(context.Background())
 			left := make(chan error, 1)
-			go func() { left <- d.Join(ctx, "g", []string{"order"}, m) }()
+			go func() { left <- d.Join(ctx, "g", m) }()
 			t := <-m.got
 			compare(b,
 				func(n int) {

@@ -7,7 +7,8 @@
 //
 // embedded: alone is embedded:./posthorn-data. Opens of one directory in one
 // process share one server, the last close ends it. A directory belongs to one
-// process at a time. The server listens on nothing.
+// process at a time. The server listens on nothing, unless it is started with
+// [Serve], which serves the directory to other processes on this machine.
 //
 // On Linux a publish is confirmed after a sync of the directory's file system
 // that covers it, one sync for all that wait; syncfs writes out what others have
@@ -21,6 +22,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -38,26 +40,41 @@ func init() { driver.Register(Scheme, openURL) }
 
 // Options change how a directory is opened. The zero value is what a URL gives.
 type Options struct {
+	// Lease is how long a member of a group may be silent before the others take
+	// its partitions, 500 ms at least. 0: [jetstream.DefaultLease]. In a URL it is
+	// a parameter, embedded:./data?lease=5s.
+	Lease time.Duration
 	// Sync is called in place of each sync to disk. It calls sync itself, or
 	// does not. It is there for tests; nil calls sync.
 	Sync func(ctx context.Context, sync func() error) error
 }
 
 func openURL(ctx context.Context, u *url.URL, env driver.Env) (driver.Driver, error) {
-	dir, err := dirOf(u)
+	dir, opts, err := parseURL(u)
 	if err != nil {
 		return nil, err
 	}
-	return Open(ctx, dir, Options{}, env)
+	return Open(ctx, dir, opts, env)
 }
 
-// dirOf reads a URL: embedded:./dir is opaque to net/url, embedded:/dir is a path.
-func dirOf(u *url.URL) (string, error) {
-	refuse := func(what string) (string, error) {
-		return "", fmt.Errorf("embedded: %s: write embedded:./dir or embedded:/dir: %w", what, driver.ErrInvalid)
+// parseURL reads a URL: embedded:./dir is opaque to net/url, embedded:/dir is a
+// path.
+func parseURL(u *url.URL) (dir string, opts Options, err error) {
+	refuse := func(what string) (string, Options, error) {
+		return "", opts, fmt.Errorf("embedded: %s: write embedded:./dir or embedded:/dir: %w", what, driver.ErrInvalid)
 	}
-	for name := range u.Query() {
-		return refuse(fmt.Sprintf("there is no parameter %q", name))
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return refuse(err.Error())
+	}
+	for name, values := range query {
+		if name != "lease" {
+			return refuse(fmt.Sprintf("there is no parameter %q", name))
+		}
+		opts.Lease, err = time.ParseDuration(values[0])
+		if err != nil || opts.Lease < jetstream.MinLease || len(values) > 1 {
+			return refuse(fmt.Sprintf("lease=%s is not a duration of at least %v", values[0], jetstream.MinLease))
+		}
 	}
 	switch {
 	case u.Host != "" || u.User != nil:
@@ -65,9 +82,8 @@ func dirOf(u *url.URL) (string, error) {
 	case u.Fragment != "":
 		return refuse(fmt.Sprintf("the URL has a fragment, %q", u.Fragment))
 	}
-	dir := u.Path
+	dir = u.Path
 	if u.Opaque != "" {
-		var err error
 		if dir, err = url.PathUnescape(u.Opaque); err != nil {
 			return refuse(err.Error())
 		}
@@ -75,12 +91,12 @@ func dirOf(u *url.URL) (string, error) {
 	if dir == "" {
 		dir = DefaultDir
 	}
-	return dir, nil
+	return dir, opts, nil
 }
 
 // Open opens the directory, and makes it if it does not exist.
 func Open(ctx context.Context, dir string, opts Options, env driver.Env) (driver.Driver, error) {
-	h, err := acquire(ctx, dir, env)
+	h, err := acquire(ctx, dir, env, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +107,7 @@ func Open(ctx context.Context, dir string, opts Options, env driver.Env) (driver
 	}
 	stop := h.watch(env)
 	d, err := jetstream.New(ctx, nc, jetstream.Options{
-		Store: h.dir, Sync: h.syncer(opts), Room: h.room, OnRestart: h.onRestart, Leases: h.leases,
+		Store: h.dir, Sync: h.syncer(opts), Room: h.room, OnRestart: h.onRestart, Replicas: 1, Lease: opts.Lease,
 		Close: func(context.Context) error {
 			stop()
 			nc.Close()

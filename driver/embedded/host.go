@@ -32,7 +32,7 @@ type host struct {
 	lock   *os.File
 	store  *os.File // the directory, for syncfs; a handle that is collected is closed
 	srv    *server.Server
-	leases *jetstream.Leases
+	listen *listening // nil: on nothing
 	space  *space
 
 	refs int // guarded by hostsMu
@@ -50,7 +50,7 @@ var (
 )
 
 // acquire returns the directory's host and counts the caller in.
-func acquire(ctx context.Context, dir string, env driver.Env) (*host, error) {
+func acquire(ctx context.Context, dir string, env driver.Env, listen *listening) (*host, error) {
 	hostsMu.Lock()
 	defer hostsMu.Unlock()
 	if err := makeDir(dir); err != nil {
@@ -61,10 +61,13 @@ func acquire(ctx context.Context, dir string, env driver.Env) (*host, error) {
 		return nil, err
 	}
 	if h := hosts[path]; h != nil {
+		if listen != nil {
+			return nil, fmt.Errorf("embedded: directory %s is open in this process already: serve it first, then open it: %w", path, driver.ErrLocked)
+		}
 		h.refs++
 		return h, nil
 	}
-	h := &host{dir: path, leases: jetstream.NewLeases(), watchers: map[int]driver.Env{}, restarts: map[int]func(){}, refs: 1}
+	h := &host{dir: path, listen: listen, watchers: map[int]driver.Env{}, restarts: map[int]func(){}, refs: 1}
 	if err := h.start(ctx, env); err != nil {
 		return nil, h.explain(err)
 	}
@@ -117,6 +120,11 @@ func (h *host) start(ctx context.Context, env driver.Env) (err error) {
 	if err := h.space.atOpen(); err != nil {
 		return err
 	}
+	if h.listen != nil {
+		if err := h.listen.probe(); err != nil {
+			return err
+		}
+	}
 	if h.srv, err = server.NewServer(h.options()); err != nil {
 		return fmt.Errorf("the server: %w", err)
 	}
@@ -125,12 +133,28 @@ func (h *host) start(ctx context.Context, env driver.Env) (err error) {
 	if err := h.ready(ctx); err != nil {
 		return err
 	}
+	if h.listen == nil {
+		if err := h.clearMembers(ctx); err != nil {
+			return err
+		}
+	}
 	h.space.run()
 	return nil
 }
 
+// clearMembers frees what a process held that was killed: the lock says that it is
+// not there any more. Members in processes that the directory is served to may be.
+func (h *host) clearMembers(ctx context.Context) error {
+	nc, err := h.connect()
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	return jetstream.ClearMembers(ctx, nc, "")
+}
+
 func (h *host) options() *server.Options {
-	return &server.Options{
+	o := &server.Options{
 		ServerName:             "posthorn",
 		DontListen:             true,
 		NoSigs:                 true,
@@ -145,6 +169,10 @@ func (h *host) options() *server.Options {
 		JetStreamMaxStore:  1 << 50,
 		JetStreamMaxMemory: 1 << 40,
 	}
+	if h.listen != nil {
+		h.listen.apply(o)
+	}
+	return o
 }
 
 // ready waits until the server has read its directory.
@@ -164,7 +192,11 @@ func (h *host) ready(ctx context.Context) error {
 
 // connect makes a connection that buffers nothing while there is no server.
 func (h *host) connect() (*nats.Conn, error) {
-	nc, err := nats.Connect("", nats.InProcessServer(h.srv), nats.Name("posthorn"),
+	token := ""
+	if h.listen != nil {
+		token = h.listen.token
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(h.srv), nats.Name("posthorn"), nats.Token(token),
 		nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
 	if err != nil {
 		return nil, fmt.Errorf("embedded: directory %s: %w: %w", h.dir, driver.ErrUnavailable, err)

@@ -114,7 +114,9 @@ func TestLaneCompareAndSet(t *testing.T) {
 	if len(got) != 1 || got[0].State != driver.Dead || got[0].Rev != again.Rev {
 		t.Errorf("%+v", got)
 	}
-	gone := []driver.LaneOp{{Entry: e, Delete: true}, {Entry: e, Delete: true}, {Entry: entry("k", 99, 0), Delete: true}}
+	wantErr(t, l.Apply(t.Context(), []driver.LaneOp{{Entry: e, Delete: true}}), driver.ErrConflict)
+	any := &driver.Entry{Name: e.Name}
+	gone := []driver.LaneOp{{Entry: any, Delete: true}, {Entry: any, Delete: true}, {Entry: entry("k", 99, 0), Delete: true}}
 	apply(t, l, gone)
 	if got, err := l.Get(t.Context(), []string{e.Name}); len(got) != 0 || err != nil {
 		t.Errorf("%+v, %v", got, err)
@@ -123,7 +125,7 @@ func TestLaneCompareAndSet(t *testing.T) {
 	apply(t, l, put(e))
 	e2 := *e
 	e2.Rev = 0
-	apply(t, l, []driver.LaneOp{{Entry: e, Delete: true}, {Entry: &e2}, {Entry: e, Delete: true}})
+	apply(t, l, []driver.LaneOp{{Entry: any, Delete: true}, {Entry: &e2}, {Entry: any, Delete: true}})
 	if all := scan(t, l, 100); len(all) != 1 || all[0].Name != other.Name {
 		t.Errorf("%+v", all)
 	}

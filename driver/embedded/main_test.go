@@ -2,6 +2,7 @@ package embedded_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,7 +29,7 @@ type bed struct {
 }
 
 func (b *bed) env() driver.Env {
-	return driver.Env{Service: "test", Log: slog.New(slog.NewTextHandler(testWriter{b.t}, &slog.HandlerOptions{Level: slog.LevelWarn})), Now: time.Now, Alarm: func(a driver.Alarm) {
+	return driver.Env{Service: "test", Member: "test-" + rand.Text(), Log: slog.New(slog.NewTextHandler(testWriter{b.t}, &slog.HandlerOptions{Level: slog.LevelWarn})), Now: time.Now, Alarm: func(a driver.Alarm) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.alarms = append(b.alarms, a)
@@ -129,10 +130,13 @@ func (b *bed) mustPublish(p driver.Partition, msgs ...driver.Message) {
 
 // A member collects its tenures.
 type member struct {
-	got  chan driver.Tenure
-	lost chan error
+	topics []string
+	got    chan driver.Tenure
+	lost   chan error
 }
 
+func (m *member) Subscribed(driver.GroupSpec) []string  { return m.topics }
+func (m *member) Status() driver.Status                 { return driver.Status{} }
 func (m *member) Assigned(t driver.Tenure)              { m.got <- t }
 func (m *member) Revoke(context.Context, driver.Tenure) {}
 func (m *member) Lost(_ driver.Tenure, err error)       { m.lost <- err }
@@ -140,11 +144,11 @@ func (m *member) Lost(_ driver.Tenure, err error)       { m.lost <- err }
 // join joins until the end of the test, or until leave is called.
 func (b *bed) join(group string, topics ...string) (m *member, leave func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	m = &member{got: make(chan driver.Tenure, 100), lost: make(chan error, 100)}
+	m = &member{topics: topics, got: make(chan driver.Tenure, 100), lost: make(chan error, 100)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := b.Join(ctx, group, topics, m); err != nil {
+		if err := b.Join(ctx, group, m); err != nil {
 			b.t.Error(err)
 		}
 	}()

@@ -3,6 +3,7 @@ package embedded_test
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"os"
@@ -219,7 +220,7 @@ func crashChild(t *testing.T, dir string, publish bool) {
 
 // logFloors notes the recorded floors: what is at or below one does not come again.
 func logFloors(t *testing.T, dir string, effects *journal) {
-	env := driver.Env{Service: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Alarm: func(driver.Alarm) {}}
+	env := driver.Env{Service: "test", Member: "test-" + rand.Text(), Log: slog.New(slog.DiscardHandler), Now: time.Now, Alarm: func(driver.Alarm) {}}
 	d, err := embedded.Open(context.Background(), filepath.Join(dir, "store"), embedded.Options{}, env)
 	if err != nil {
 		t.Error(err)

@@ -212,7 +212,7 @@ func TestGroups(t *testing.T) {
 		b.group(name, c.start, "order")
 		b.group(name, driver.StartAt{Now: true}, "order") // changes nothing
 		ps, err := b.Positions(t.Context(), name)
-		want := []driver.Position{{Partition: order0, First: 1, Last: 10, Floor: c.floor, Lag: int64(10 - c.floor)}}
+		want := []driver.Position{{Partition: order0, First: 1, Last: 10, Floor: c.floor, Lag: int64(10 - c.floor), Begin: c.floor, Mark: c.floor}}
 		if err != nil || !reflect.DeepEqual(ps, want) {
 			t.Errorf("%s: %+v, %v", name, ps, err)
 		}
@@ -304,7 +304,7 @@ func TestStandby(t *testing.T) {
 	m2, _ := b2.join("g", "order")
 	ps, err := b2.Positions(t.Context(), "g")
 	for _, p := range ps {
-		if err != nil || !p.Held {
+		if err != nil || p.Member == "" {
 			t.Errorf("%+v, %v", p, err)
 		}
 	}

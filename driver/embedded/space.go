@@ -174,7 +174,7 @@ func (s *space) mend() bool {
 	if err := srv.ShutdownJetStream(); err != nil {
 		s.h.warn("JetStream did not stop after the disk was full", err)
 	}
-	err := srv.EnableJetStream(&server.JetStreamConfig{StoreDir: s.h.dir, MaxStore: 1 << 50, MaxMemory: 1 << 40})
+	err := srv.EnableJetStream(&server.JetStreamConfig{StoreDir: s.h.dir, MaxStore: 1 << 50, MaxMemory: 1 << 40, SyncAlways: syncAlways})
 	if err != nil {
 		s.h.warn("JetStream did not start after the disk was full", err)
 		s.mu.Lock()

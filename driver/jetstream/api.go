@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,31 +25,44 @@ func (e *apiError) Error() string { return fmt.Sprintf("%s (%d)", e.Description,
 
 // Numbers of refusals, as the server gives them.
 const (
+	codeAccountLimit     = 10002
+	codeNoPeers          = 10005 // for so many replicas
+	codeNotAvailable     = 10008 // while a leader is elected
+	codeNotLeader        = 10009
 	codeConsumerNotFound = 10014
 	codeNoResources      = 10023
+	codeNoAccount        = 10035
+	codeNotForAccount    = 10039
 	codeNoStorage        = 10047
 	codeMessageTooLarge  = 10054
 	codeStreamExists     = 10058
 	codeStreamNotFound   = 10059
+	codeNoMessage        = 10037
+	codeSubjectOverlap   = 10065
 	codeWrongLast        = 10071
+	codeNotClustered     = 10074
+	codeNotEnabled       = 10076
 	codeStoreFailed      = 10077
 	codeHeadersTooLarge  = 10097
+	codeWrongLastBusy    = 10164 // another write that compares is under way
+	codeIDBusy           = 10158 // a message with this id is on its way
 	codeUnknownBatch     = 10208
+	codeNobody           = 503 // of the connection's own
 	maxBytesText         = "maximum bytes exceeded"
 )
 
 // Unwrap tells what the refusal means.
 func (e *apiError) Unwrap() error {
 	switch e.ErrCode {
-	case codeStreamNotFound, codeConsumerNotFound:
+	case codeStreamNotFound, codeConsumerNotFound, codeNoMessage:
 		return driver.ErrNotFound
 	case codeMessageTooLarge, codeHeadersTooLarge:
 		return driver.ErrTooLarge
-	case codeWrongLast:
+	case codeWrongLast, codeWrongLastBusy:
 		return driver.ErrConflict
-	case codeNoResources, codeNoStorage:
+	case codeNoResources, codeNoStorage, codeAccountLimit:
 		return driver.ErrNoSpace
-	case codeStreamExists:
+	case codeStreamExists, codeSubjectOverlap, codeNoPeers, codeNotClustered, codeNotEnabled, codeNotForAccount, codeNoAccount:
 		return driver.ErrMismatch
 	case codeStoreFailed:
 		if e.Description == maxBytesText {
@@ -67,32 +81,126 @@ func (d *jsDriver) request(ctx context.Context, subject string, req, resp any) e
 			return err
 		}
 	}
+	begun := time.Now() // monotonic
+	for {
+		data, err := d.requestOnce(ctx, subject, body)
+		if err == nil && resp != nil {
+			err = json.Unmarshal(data, resp)
+		}
+		if err == nil || !d.passes(ctx, subject, err) || time.Since(begun) > electionWait { // monotonic
+			return err
+		}
+		select {
+		case <-time.After(electionPause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// While a cluster elects a leader, requests are refused or not answered at all.
+const (
+	electionWait  = 10 * time.Second
+	electionPause = 50 * time.Millisecond
+	readTry       = 3 * time.Second // for one attempt at what only reads
+)
+
+// passes tells whether a request may be repeated because a cluster had nobody to
+// answer it: it was not carried out, or only reads.
+func (d *jsDriver) passes(ctx context.Context, subject string, err error) bool {
+	if !d.clustered || ctx.Err() != nil {
+		return false
+	}
+	refused := (*apiError)(nil)
+	if errors.As(err, &refused) {
+		return refused.ErrCode == codeNotAvailable || refused.ErrCode == codeNotLeader
+	}
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, context.DeadlineExceeded) && reads(subject)
+}
+
+// reads tells whether a request changes nothing.
+func reads(subject string) bool {
+	for _, prefix := range []string{"$JS.API.STREAM.INFO.", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.MSG.GET.", "$JS.API.CONSUMER.NAMES."} {
+		if strings.HasPrefix(subject, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// requestOnce returns the answer. A refusal is an *apiError.
+func (d *jsDriver) requestOnce(ctx context.Context, subject string, body []byte) ([]byte, error) {
+	if d.clustered && reads(subject) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, readTry)
+		defer cancel()
+	}
 	msg, err := d.call(ctx, &nats.Msg{Subject: subject, Data: body})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var refused struct{ Error *apiError }
 	if err := json.Unmarshal(msg.Data, &refused); err != nil {
-		return fmt.Errorf("jetstream: answer of %s: %w", subject, err)
+		return nil, fmt.Errorf("jetstream: answer of %s: %w", subject, err)
 	}
 	if refused.Error != nil {
-		return fmt.Errorf("jetstream: %s: %w", subject, refused.Error)
+		if code := refused.Error.ErrCode; code == codeNotEnabled || code == codeNotForAccount || code == codeNoAccount {
+			return nil, d.noJetStream(refused.Error)
+		}
+		return nil, fmt.Errorf("jetstream: %s: %w", subject, refused.Error)
 	}
-	if resp == nil {
-		return nil
+	return msg.Data, nil
+}
+
+// callSurely is call, and tries again while nobody is there to answer: a message
+// that nobody takes was not carried out.
+func (d *jsDriver) callSurely(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
+	begun := time.Now() // monotonic
+	for {
+		msg, err := d.call(ctx, m)
+		if err == nil || !d.clustered || !errors.Is(err, nats.ErrNoResponders) || time.Since(begun) > electionWait { // monotonic
+			return msg, err
+		}
+		select {
+		case <-time.After(electionPause):
+		case <-ctx.Done():
+			return nil, err
+		}
 	}
-	return json.Unmarshal(msg.Data, resp)
 }
 
 // call sends a message and waits for the answer.
 func (d *jsDriver) call(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
-	ctx, cancel := d.waiting(ctx)
+	if ctx.Value(pastGate{}) == nil {
+		if err := d.gone(); err != nil {
+			return nil, err
+		}
+		d.mu.Lock()
+		foreign := d.foreign
+		d.mu.Unlock()
+		if foreign != nil {
+			return nil, foreign
+		}
+	}
+	ctx, cancel := d.waiting(ctx, m.Subject)
 	defer cancel()
 	msg, err := d.nc.RequestMsgWithContext(ctx, m)
-	if err != nil {
-		return nil, d.unavailable(m.Subject, err)
+	switch {
+	case err == nil:
+		return msg, nil
+	case errors.Is(err, nats.ErrNoResponders) && strings.HasPrefix(m.Subject, "$JS.API.STREAM."):
+		return nil, d.noJetStream(err)
 	}
-	return msg, nil
+	return nil, d.unavailable(m.Subject, why(ctx, err))
+}
+
+// pastGate is a context's value that lets a request pass though the store is not
+// known to be the one that was opened: to find that out.
+type pastGate struct{}
+
+func (d *jsDriver) noJetStream(err error) error {
+	return fmt.Errorf("jetstream: the server at %s has no JetStream for us: start it with -js, or with a jetstream block in its configuration, "+
+		"and allow it for the account: %w: %w", d.opts.Store, driver.ErrUnavailable, err)
 }
 
 type streamConfig struct {
@@ -112,6 +220,7 @@ type streamConfig struct {
 	Duplicates     time.Duration     `json:"duplicate_window,omitempty"`
 	AllowDirect    bool              `json:"allow_direct"`
 	AllowBatched   bool              `json:"allow_batched,omitempty"`
+	AllowMsgTTL    bool              `json:"allow_msg_ttl,omitempty"`
 	Metadata       map[string]string `json:"metadata,omitempty"`
 	MirrorDirect   bool              `json:"mirror_direct"`
 	AllowRollupHdr bool              `json:"allow_rollup_hdrs"`
@@ -122,7 +231,7 @@ func fileStream(name, why string, replicas int, subjects ...string) streamConfig
 	return streamConfig{
 		Name: name, Description: why, Subjects: subjects,
 		Retention: "limits", MaxConsumers: -1, MaxMsgs: -1, MaxBytes: -1, MaxPerSubject: -1, MaxMsgSize: -1,
-		Discard: "new", Storage: "file", Replicas: max(replicas, 1), AllowDirect: true,
+		Discard: "new", Storage: "file", Replicas: replicas, AllowDirect: true,
 	}
 }
 
@@ -136,24 +245,17 @@ type streamState struct {
 }
 
 type streamInfo struct {
-	Config streamConfig `json:"config"`
-	State  streamState  `json:"state"`
-	Total  int          `json:"total"`
+	Created time.Time    `json:"created"`
+	Now     time.Time    `json:"ts"` // by the server\'s clock
+	Config  streamConfig `json:"config"`
+	State   streamState  `json:"state"`
+	Total   int          `json:"total"`
 }
 
 func (d *jsDriver) streamInfo(ctx context.Context, stream string) (streamInfo, error) {
 	var info streamInfo
 	err := d.request(ctx, "$JS.API.STREAM.INFO."+stream, nil, &info)
 	return info, err
-}
-
-// ensureStream creates a stream unless it stands.
-func (d *jsDriver) ensureStream(ctx context.Context, c streamConfig) error {
-	err := d.request(ctx, "$JS.API.STREAM.CREATE."+c.Name, c, nil)
-	if refused := (*apiError)(nil); errors.As(err, &refused) && refused.ErrCode == codeStreamExists {
-		return nil // made by another version of us, with other settings: what stands wins
-	}
-	return err
 }
 
 type purgeRequest struct {
@@ -215,6 +317,15 @@ func (d *jsDriver) deleteConsumer(ctx context.Context, stream, name string) erro
 	return err
 }
 
+// deleteStream succeeds when the stream does not exist.
+func (d *jsDriver) deleteStream(ctx context.Context, name string) error {
+	err := d.request(ctx, "$JS.API.STREAM.DELETE."+name, nil, nil)
+	if errors.Is(err, driver.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
 // listNames walks over the pages of a list.
 func (d *jsDriver) listNames(ctx context.Context, subject, field string) ([]string, error) {
 	var all []string
@@ -254,6 +365,7 @@ type pubAck struct {
 	Seq       uint64    `json:"seq"`
 	Duplicate bool      `json:"duplicate"`
 	Count     int       `json:"count"`
+	Purged    int64     `json:"purged"` // of the answer to a purge
 	Error     *apiError `json:"error"`
 }
 
@@ -261,7 +373,7 @@ type pubAck struct {
 // stored.
 func parseAck(m *nats.Msg) (pubAck, error) {
 	if status(m) == "503" {
-		return pubAck{}, &apiError{Code: 503, Description: "no stream takes this subject now"}
+		return pubAck{}, &apiError{Code: codeNobody, Description: "no stream takes this subject now"}
 	}
 	var a pubAck
 	if err := json.Unmarshal(m.Data, &a); err != nil {
@@ -270,9 +382,11 @@ func parseAck(m *nats.Msg) (pubAck, error) {
 	return a, nil
 }
 
-// status returns the status of a message that is not data, "" otherwise.
+// status returns the status of a message that is not data, "" otherwise. Data may
+// have a header of this name: it is known by its reply, from a consumer, or by its
+// sequence, when it was read directly.
 func status(m *nats.Msg) string {
-	if len(m.Header) == 0 {
+	if len(m.Header) == 0 || len(m.Header["Nats-Sequence"]) > 0 || strings.HasPrefix(m.Reply, "$JS.ACK.") {
 		return ""
 	}
 	return first(m.Header["Status"])

@@ -32,9 +32,12 @@ type writer struct {
 
 	mu       sync.Mutex
 	batches  map[*batch]struct{}
+	ids      map[string]int // of messages under way; of a cluster only
 	messages int
 	bytes    int
 	synced   uint64 // all up to here is durable
+	took     bool   // the server has stored something of ours
+	probing  bool   // probe is about to be called
 
 	headers *headerMap // for whom has the turn
 	reply   []byte
@@ -47,7 +50,7 @@ func (d *jsDriver) writer(p driver.Partition) *writer {
 	if w == nil {
 		w = &writer{
 			d: d, stream: d.names.partition(p), subject: d.names.partitionSubject(p),
-			turn: make(chan struct{}, 1), freed: make(chan struct{}, 1), batches: map[*batch]struct{}{}, headers: newHeaderMap(),
+			turn: make(chan struct{}, 1), freed: make(chan struct{}, 1), batches: map[*batch]struct{}{}, ids: map[string]int{}, headers: newHeaderMap(),
 		}
 		d.writers[p] = w
 	}
@@ -63,6 +66,9 @@ func (d *jsDriver) Append(p driver.Partition, msgs []driver.Message, deadline ti
 	}
 	w := d.writer(p)
 	b := &batch{w: w, msgs: msgs, out: make([]driver.Outcome, len(msgs)), done: done}
+	if d.clustered {
+		b.findTwins()
+	}
 	for i := range msgs {
 		b.bytes += msgs[i].Size()
 	}
@@ -95,7 +101,7 @@ func (w *writer) admit(b *batch, deadline time.Time) error {
 }
 
 func (w *writer) waitTurn(deadline time.Time) error {
-	t := time.NewTimer(time.Until(deadline))
+	t := time.NewTimer(time.Until(deadline)) // monotonic
 	defer t.Stop()
 	select {
 	case w.turn <- struct{}{}:
@@ -119,13 +125,13 @@ func (w *writer) waitRoom(b *batch, deadline time.Time) error {
 		}
 		full := w.d.room()
 		if full == nil && w.reserve(b) {
-			if !time.Now().Before(deadline) {
+			if !time.Now().Before(deadline) { // monotonic
 				w.release(b)
 				return w.late()
 			}
 			return nil
 		}
-		wait := time.Until(deadline)
+		wait := time.Until(deadline) // monotonic
 		if wait <= 0 {
 			if full != nil {
 				return full
@@ -144,7 +150,11 @@ func (w *writer) waitRoom(b *batch, deadline time.Time) error {
 	}
 }
 
+// room returns why events must wait now, if so.
 func (d *jsDriver) room() error {
+	if err := d.gone(); err != nil {
+		return err
+	}
 	if d.opts.Room == nil {
 		return nil
 	}
@@ -155,18 +165,54 @@ func (d *jsDriver) room() error {
 func (w *writer) reserve(b *batch) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for id := range b.ids {
+		if _, busy := w.ids[id]; busy {
+			return false
+		}
+	}
 	if len(w.batches) > 0 && (len(w.batches) >= maxBatches || w.messages+len(b.msgs) > maxBatchMessages || w.bytes+b.bytes > maxBatchBytes) {
 		return false
 	}
 	w.batches[b] = struct{}{}
+	maps.Copy(w.ids, b.ids)
 	w.messages += len(b.msgs)
 	w.bytes += b.bytes
+	w.probeLater()
 	return true
+}
+
+// probeEvery is how often the server is asked for batches that it is silent about.
+const probeEvery = 2 * time.Second
+
+// probeLater has the batches under way looked at. The caller holds the lock.
+func (w *writer) probeLater() {
+	if !w.probing && len(w.batches) > 0 {
+		w.probing = true
+		time.AfterFunc(probeEvery, w.probe)
+	}
+}
+
+// probe asks for each batch that has waited for long whether the server knows of
+// it. A leader that is killed takes what was on its way to it along, and its
+// successor says nothing of that unless it is asked.
+func (w *writer) probe() {
+	for _, b := range w.underWay() {
+		if b.silent() {
+			_ = w.d.nc.PublishRequest(w.subject, w.d.mux.prefix+b.token+".65535.fail."+strconv.Itoa(b.count())+"."+string(opPing)+".$FI", nil)
+		}
+	}
+	w.mu.Lock()
+	w.probing = false
+	w.probeLater()
+	w.mu.Unlock()
 }
 
 func (w *writer) release(b *batch) {
 	w.mu.Lock()
 	delete(w.batches, b)
+	for id := range b.ids {
+		delete(w.ids, id)
+	}
 	w.messages -= len(b.msgs)
 	w.bytes -= b.bytes
 	w.mu.Unlock()
@@ -178,12 +224,31 @@ func (w *writer) release(b *batch) {
 
 // interrupt ends what is under way.
 func (w *writer) interrupt() {
-	w.mu.Lock()
-	all := slices.Collect(maps.Keys(w.batches))
-	w.mu.Unlock()
-	for _, b := range all {
+	for _, b := range w.underWay() {
 		b.interrupt()
 	}
+}
+
+// deny ends what is under way because it is not allowed.
+func (w *writer) deny(err error) {
+	for _, b := range w.underWay() {
+		b.deny(err)
+	}
+}
+
+func (w *writer) underWay() []*batch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Collect(maps.Keys(w.batches))
+}
+
+// tookAny tells whether the server has stored anything of ours, and notes that it
+// has.
+func (w *writer) tookAny(now bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.took = w.took || now
+	return w.took
 }
 
 // drain waits until nothing is under way.
@@ -219,8 +284,8 @@ func (w *writer) covered() uint64 {
 // send publishes the messages. The caller has the turn.
 func (w *writer) send(b *batch, deadline time.Time) {
 	b.token = w.d.mux.add(b.receive)
-	b.deadline = deadline
-	b.timer = time.AfterFunc(time.Until(deadline), b.expire)
+	b.begun, b.deadline = time.Now(), deadline               // monotonic
+	b.timer = time.AfterFunc(time.Until(deadline), b.expire) // monotonic
 	last := len(b.msgs) - 1
 	for i := range b.msgs {
 		if err := w.publish(b, i, i == last); err != nil {
@@ -234,24 +299,43 @@ func (w *writer) send(b *batch, deadline time.Time) {
 // publish sends message i. One that is too large is left out.
 func (w *writer) publish(b *batch, i int, last bool) error {
 	m := &b.msgs[i]
+	if _, ok := b.twins[i]; ok {
+		b.leaveOut(i, driver.Outcome{})
+		return w.endBatch(b, last)
+	}
 	h := w.headers.encode(m)
 	if size := wireSize(h) + len(m.Body); int64(size) > w.d.nc.MaxPayload() {
-		b.leaveOut(i, fmt.Errorf("jetstream: a message of %d bytes is above the server's limit of %d: %w", size, w.d.nc.MaxPayload(), driver.ErrTooLarge))
-		if last && b.count() > 0 {
-			return w.d.nc.PublishRequest(w.subject, w.replyTo(b, b.count()+1, '3'), nil)
-		}
-		return nil
+		b.leaveOut(i, driver.Outcome{State: driver.NotStored, Err: fmt.Errorf(
+			"jetstream: a message of %d bytes is above the server's limit of %d: %w", size, w.d.nc.MaxPayload(), driver.ErrTooLarge)})
+		return w.endBatch(b, last)
 	}
 	seq := b.take(i)
-	op := byte('1')
+	op := byte(opAppend)
 	switch {
 	case last:
-		op = '2'
+		op = opCommit
 	case seq == 1:
-		op = '0'
+		op = opStart
 	}
 	return w.d.nc.PublishMsg(&nats.Msg{Subject: w.subject, Reply: w.replyTo(b, seq, op), Header: h, Data: m.Body})
 }
+
+// endBatch ends a batch whose last message was left out.
+func (w *writer) endBatch(b *batch, last bool) error {
+	if !last || b.count() == 0 {
+		return nil
+	}
+	return w.d.nc.PublishRequest(w.subject, w.replyTo(b, b.count()+1, opEnd), nil)
+}
+
+// Operations of fast ingest.
+const (
+	opStart  = '0'
+	opAppend = '1'
+	opCommit = '2' // with this message
+	opEnd    = '3' // without one
+	opPing   = '4'
+)
 
 // replyTo is where the control data of a batch travels:
 // <inbox>.<batch>.<flow>.<gap mode>.<sequence>.<operation>.$FI

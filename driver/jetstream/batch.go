@@ -28,8 +28,12 @@ type batch struct {
 	done     func([]driver.Outcome)
 	bytes    int
 	token    string
+	begun    time.Time
 	deadline time.Time
 	timer    *time.Timer
+
+	ids   map[string]int // of a cluster only: where each id stands first
+	twins map[int]int    // messages whose id stands before, and where
 
 	mu      sync.Mutex
 	index   []int // of the messages that were sent; nil: all, as they are
@@ -42,6 +46,9 @@ type batch struct {
 	syncErr error // or will not be
 	refused int   // so many were refused by name
 	cause   error // of the first refusal
+	denied  error // the right to publish is missing
+	busy    bool  // an id was refused because a copy is on its way
+	looking bool  // for such copies
 	ended   bool
 }
 
@@ -63,10 +70,10 @@ func (b *batch) count() int {
 }
 
 // leaveOut says that message i is not sent.
-func (b *batch) leaveOut(i int, err error) {
+func (b *batch) leaveOut(i int, o driver.Outcome) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.out[i] = driver.Outcome{State: driver.NotStored, Err: err}
+	b.out[i] = o
 	if b.index == nil {
 		b.index = make([]int, b.n, len(b.msgs))
 		for j := range b.index {
@@ -119,8 +126,15 @@ func (b *batch) receive(m *nats.Msg) {
 		return // flow control; batches are small enough without
 	}
 	ack, err := parseAck(m)
+	if strings.HasSuffix(m.Subject, pingReply) {
+		if err == nil && ack.Error != nil && ack.Error.ErrCode == codeUnknownBatch {
+			b.forgotten()
+		}
+		return
+	}
 	if refused := (*apiError)(nil); errors.As(err, &refused) {
-		ack.Error = refused
+		ack.Error = refused // nobody listens
+		b.w.d.suspectGone(b.w.stream)
 	} else if err != nil {
 		return
 	}
@@ -140,6 +154,26 @@ func (b *batch) receive(m *nats.Msg) {
 	b.settle()
 }
 
+// pingReply ends the subject of an answer to a ping.
+const pingReply = "." + string(opPing) + ".$FI"
+
+// silent tells whether the server has said nothing of the batch for long.
+func (b *batch) silent() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sent && !b.acked && !b.ended && time.Since(b.begun) >= probeEvery // monotonic
+}
+
+// forgotten says that the server knows of no such batch: its answer is on the way,
+// or will never come.
+func (b *batch) forgotten() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sent && !b.acked && !b.ended {
+		b.timer.Reset(min(refusalGrace, max(0, time.Until(b.deadline)))) // monotonic
+	}
+}
+
 // replySequence reads the sequence out of a reply subject.
 func replySequence(subject string) int {
 	s := strings.TrimSuffix(subject, ".$FI")
@@ -153,11 +187,15 @@ func (b *batch) refuseLocked(seq int, refusal *apiError) {
 		return
 	}
 	var err error = refusal
+	if refusal.Code == codeNobody {
+		err = fmt.Errorf("%w: %w", refusal, driver.ErrNotNow)
+	}
 	if refusal.ErrCode == codeUnknownBatch && b.cause != nil {
 		err = fmt.Errorf("not stored because one before it was not: %w", b.cause)
 	} else if b.cause == nil {
-		b.cause = refusal
+		b.cause = err
 	}
+	b.busy = b.busy || refusal.ErrCode == codeIDBusy
 	b.refused++
 	*b.at(seq) = driver.Outcome{State: driver.NotStored, Err: fmt.Errorf("jetstream: stream %s: %w", b.w.stream, err)}
 }
@@ -171,11 +209,12 @@ func (b *batch) ackLocked(ack pubAck) {
 	for seq := 1; seq <= b.stored; seq++ {
 		b.at(seq).State = driver.Stored
 	}
+	b.w.tookAny(b.stored > 0)
 	if b.n == 1 && b.stored == 1 {
 		b.at(1).Pos, b.at(1).Dup = ack.Seq, ack.Duplicate
 	}
 	if b.stored+b.refused < b.n {
-		b.timer.Reset(min(refusalGrace, max(0, time.Until(b.deadline))))
+		b.timer.Reset(min(refusalGrace, max(0, time.Until(b.deadline)))) // monotonic
 	}
 }
 
@@ -204,12 +243,25 @@ func (b *batch) interrupt() {
 	b.settle()
 }
 
+// deny ends the batch: the server has said that we may not publish there.
+func (b *batch) deny(err error) {
+	b.mu.Lock()
+	b.denied = err
+	b.late = b.late || !b.acked
+	b.settle()
+}
+
 // settle ends the batch if all is known, or its time is up. While messages are
 // being sent it never does: they would change hands under the sender. The caller
 // holds the lock; settle gives it back.
 func (b *batch) settle() {
 	known := b.stored+b.refused == b.n && (!b.acked || b.durable) || b.syncErr != nil
 	if b.ended || !b.sent || !known && !b.late {
+		b.mu.Unlock()
+		return
+	}
+	if b.busy && !b.late {
+		b.lookForCopies()
 		b.mu.Unlock()
 		return
 	}
@@ -229,21 +281,27 @@ func (b *batch) concludeLocked() {
 		switch {
 		case o.State == driver.Stored && !b.durable:
 			*o = driver.Outcome{State: driver.Unknown, Err: b.doubt("stored, but not known to be on the disk")}
+		case o.State == driver.Unknown && b.denied != nil && !b.w.tookAny(false):
+			// The right was missing from the beginning.
+			*o = driver.Outcome{State: driver.NotStored, Err: b.doubt("refused")}
 		case o.State == driver.Unknown:
 			o.Err = b.doubt("no answer")
 		}
 	}
+	b.concludeTwins()
 }
 
 func (b *batch) doubt(what string) error {
 	switch {
 	case b.syncErr != nil:
 		return b.syncErr
+	case b.denied != nil:
+		return fmt.Errorf("jetstream: stream %s: %s: %w", b.w.stream, what, b.denied)
 	case b.cause != nil:
 		return fmt.Errorf("jetstream: stream %s: %s; one before it was refused: %w", b.w.stream, what, b.cause)
 	}
 	if err := b.w.d.room(); err != nil {
 		return fmt.Errorf("jetstream: stream %s: %s by the deadline: %w", b.w.stream, what, err)
 	}
-	return fmt.Errorf("jetstream: stream %s: %s by the deadline: %w", b.w.stream, what, driver.ErrUnavailable)
+	return fmt.Errorf("jetstream: stream %s: %s: %w", b.w.stream, what, driver.ErrUnavailable)
 }

@@ -1,6 +1,13 @@
-// Package jetstream is the driver for NATS JetStream, over a connection that
-// somebody else has opened. It is used through a URL: package embedded brings a
-// server inside the process.
+// Package jetstream is the driver for NATS JetStream: a server or a cluster that
+// stands elsewhere, and what `posthorn serve` serves. It is used through a URL,
+// which docs/nats.md describes:
+//
+//	import _ "github.com/posthorn/posthorn/driver/jetstream"
+//
+//	bus, err := posthorn.Open(ctx, "nats://user:password@a:4222,b:4222,c:4222")
+//
+// Package embedded brings a server inside the process, and uses this one over a
+// connection of its own.
 //
 // What it sets up on the server, for topic "order" and group "inventory":
 //
@@ -44,18 +51,27 @@ type Options struct {
 	// OnRestart calls f whenever the server has lost what was under way though
 	// the connection stands, until stop is called. Nil: that does not happen.
 	OnRestart func(f func()) (stop func())
-	// Leases divides partitions among the drivers that share it. Nil: the
-	// driver is alone.
-	Leases *Leases
+	// Replicas is how many copies of each stream a cluster is asked for. 0: as
+	// many as it gives, up to three.
+	Replicas int
+	// MinReplicas refuses streams that have fewer copies. It is 2 where nothing
+	// but copies makes what was acknowledged outlive a server.
+	MinReplicas int
+	// Lease is how long a member may be silent before others take its partitions.
+	// 0: 10 s.
+	Lease time.Duration
 	// Close is called at the end of Close. It usually ends the connection.
 	Close func(context.Context) error
+
+	link *link // the connection, when the driver has opened it by itself
 }
 
 // A Syncer makes durable what a server has written.
 type Syncer interface {
 	// Sync returns when all that the server had acknowledged before the call is
 	// durable. It is called by one goroutine of a driver, and not again after an
-	// error: what the system says after a failed sync is not to be believed.
+	// error: what the system says after a failed sync is not to be believed. (The
+	// barrier of a `posthorn serve` is asked again when it was not answered.)
 	Sync(ctx context.Context) error
 }
 
@@ -68,15 +84,26 @@ type jsDriver struct {
 	mux   *mux
 	syncs *syncLoop
 	caps  driver.Caps
+	// clustered: several servers agree on what is stored. Which of them answers
+	// changes, and what one knows another may learn a moment later.
+	clustered bool
 
 	unwatch func() // ends OnRestart
+	waits   waits
+	alarms  alarms
+	looks   sync.WaitGroup // at streams that may be gone
 
-	mu      sync.Mutex
-	writers map[driver.Partition]*writer
-	feeds   map[*feed]struct{}
-	run     chan struct{}               // closed when the server has been started anew
-	topics  map[string]driver.TopicSpec // opened and audited
-	closed  bool
+	mu       sync.Mutex
+	writers  map[driver.Partition]*writer
+	feeds    map[*feed]struct{}
+	topics   map[string]driver.TopicSpec // opened and audited
+	replicas int                         // of the state stream
+	storeID  string
+	foreign  error // the store is not the one that was opened
+	looking  map[string]struct{}
+	joins    map[string]int // by group, how often it was joined
+	madeUp   string         // the member's name when it was given none
+	closed   bool
 }
 
 var _ driver.Driver = (*jsDriver)(nil)
@@ -87,16 +114,25 @@ const wireRoom = 32 << 10
 // New opens a driver over a connection, which stays the caller's unless
 // opts.Close ends it. The server must have JetStream, of version 2.14 or later.
 func New(ctx context.Context, nc *nats.Conn, opts Options, env driver.Env) (driver.Driver, error) {
-	if opts.Leases == nil {
-		opts.Leases = NewLeases()
+	switch {
+	case opts.Lease == 0:
+		opts.Lease = DefaultLease
+	case opts.Lease < MinLease:
+		return nil, fmt.Errorf("jetstream: a lease of %v is shorter than %v: members would lose their partitions in a slow moment: %w",
+			opts.Lease, MinLease, driver.ErrInvalid)
 	}
 	d := &jsDriver{
 		nc: nc, opts: opts, env: env, names: newNames(opts.Instance),
 		writers: map[driver.Partition]*writer{},
 		feeds:   map[*feed]struct{}{},
-		run:     make(chan struct{}),
 		unwatch: func() {},
+		waits:   waits{m: map[*wait]struct{}{}},
+		alarms:  alarms{env: env, raised: map[alarmKey]struct{}{}},
 		topics:  map[string]driver.TopicSpec{},
+		looking: map[string]struct{}{},
+
+		clustered: nc.ConnectedClusterName() != "",
+		joins:     map[string]int{},
 		caps: driver.Caps{
 			DedupWindow:     defaultDedup,
 			ReadFrom:        true,
@@ -113,15 +149,14 @@ func New(ctx context.Context, nc *nats.Conn, opts Options, env driver.Env) (driv
 	if opts.OnRestart != nil {
 		d.unwatch = opts.OnRestart(d.restarted)
 	}
-	if err = d.ensureStream(ctx, d.stateConfig()); err == nil {
-		err = d.syncs.wait(ctx)
+	if opts.link != nil {
+		opts.link.attach(d)
 	}
-	if err != nil {
-		if d.unwatch != nil {
-			d.unwatch()
-		}
+	if err := d.openStore(ctx); err != nil {
+		d.unwatch()
 		d.mux.close()
 		d.syncs.close()
+		d.looks.Wait()
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	return d, nil
@@ -146,12 +181,23 @@ func (d *jsDriver) Health(ctx context.Context) error {
 // usable returns why nothing is confirmed any more, if so.
 func (d *jsDriver) usable() error {
 	d.mu.Lock()
-	closed := d.closed
+	closed, foreign := d.closed, d.foreign
 	d.mu.Unlock()
-	if closed {
+	switch {
+	case closed:
 		return fmt.Errorf("jetstream %s: %w", d.opts.Store, driver.ErrClosed)
+	case foreign != nil:
+		return foreign
 	}
 	return d.syncs.failed()
+}
+
+// gone returns why nothing can be sent now, if so. That passes.
+func (d *jsDriver) gone() error {
+	if d.opts.link == nil {
+		return nil
+	}
+	return d.opts.link.gone()
 }
 
 // syncFailed is called once.
@@ -181,6 +227,7 @@ func (d *jsDriver) Close(ctx context.Context) error {
 	d.unwatch()
 	d.mux.close()
 	d.syncs.close()
+	d.looks.Wait()
 	if d.opts.Close != nil {
 		errs = append(errs, d.opts.Close(ctx))
 	}
@@ -189,9 +236,8 @@ func (d *jsDriver) Close(ctx context.Context) error {
 
 // restarted ends all that waits for an answer of the server as it was.
 func (d *jsDriver) restarted() {
+	d.waits.endAll(errRestarted, "")
 	d.mu.Lock()
-	close(d.run)
-	d.run = make(chan struct{})
 	var writers []*writer
 	for _, w := range d.writers {
 		writers = append(writers, w)
@@ -209,29 +255,15 @@ func (d *jsDriver) restarted() {
 	}
 }
 
-var errRestarted = errors.New("the server was started anew")
-
-// waiting bounds a wait for the server's answers.
-func (d *jsDriver) waiting(ctx context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithTimeout(ctx, maxWait)
-	ctx, interrupt := context.WithCancelCause(ctx)
-	d.mu.Lock()
-	run := d.run
-	d.mu.Unlock()
-	go func() {
-		select {
-		case <-run:
-			interrupt(errRestarted)
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, cancel
-}
+var errRestarted = errors.New("the server was started anew, or the connection to it was lost")
 
 // unavailable wraps an error of the connection.
 func (d *jsDriver) unavailable(what string, err error) error {
-	if errors.Is(err, nats.ErrConnectionClosed) {
+	switch {
+	case errors.Is(err, nats.ErrConnectionClosed):
 		return fmt.Errorf("jetstream: %s: %w: %w", what, driver.ErrClosed, err)
+	case errors.Is(err, driver.ErrDenied):
+		return fmt.Errorf("jetstream: %s: %w", what, err)
 	}
 	return fmt.Errorf("jetstream: %s: %w: %w", what, driver.ErrUnavailable, err)
 }

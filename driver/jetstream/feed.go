@@ -38,6 +38,7 @@ type feed struct {
 	handed   atomic.Uint64 // the last position that fetch has returned
 	timer    *time.Timer   // fetch's own, as is headers
 	headers  []nats.Header
+	check    func(context.Context) error // that the tenure stands
 
 	mu        sync.Mutex
 	sub       *nats.Subscription
@@ -51,6 +52,8 @@ type feed struct {
 	alone     bool      // ask for one message of any size
 	heard     time.Time // when anything arrived
 	broken    error     // why the consumer must be made again
+	denied    error     // the right to read is missing; told once
+	made      time.Time // when the stream was created, as first seen
 	acks      []ackRun
 	ackPrefix string
 	ackSuffix string
@@ -86,6 +89,19 @@ func (f *feed) interrupt(why error) {
 	case f.wake <- struct{}{}:
 	default:
 	}
+}
+
+// deny makes fetch fail.
+func (f *feed) deny(err error) {
+	f.mu.Lock()
+	f.denied = err
+	f.mu.Unlock()
+	f.interrupt(err)
+}
+
+// nextSubject is where the feed asks for messages.
+func (f *feed) nextSubject() string {
+	return "$JS.API.CONSUMER.MSG.NEXT." + f.stream + "." + f.consumer
 }
 
 func (f *feed) handedOut() uint64 { return f.handed.Load() }
@@ -125,7 +141,7 @@ func (f *feed) waitArrival(ctx context.Context, ended <-chan struct{}) error {
 		return fmt.Errorf("jetstream: stream %s: %w", f.stream, driver.ErrLost)
 	case <-f.timer.C:
 		f.mu.Lock()
-		if time.Since(f.heard) >= pullSilence {
+		if time.Since(f.heard) >= pullSilence { // monotonic
 			f.broken = errors.New("not even a heartbeat came")
 		}
 		f.mu.Unlock()
@@ -173,6 +189,11 @@ func messageBytes(m *nats.Msg) int { return m.Size() }
 // arrived.
 func (f *feed) open(ctx context.Context) error {
 	f.mu.Lock()
+	if err := f.denied; err != nil {
+		f.denied = nil
+		f.mu.Unlock()
+		return fmt.Errorf("jetstream: reading %s: %w", f.stream, err)
+	}
 	why, closed, old, from := f.broken, f.closed, f.sub, f.last+1
 	first := f.inbox == ""
 	f.mu.Unlock()
@@ -182,7 +203,13 @@ func (f *feed) open(ctx context.Context) error {
 	if why == nil {
 		return nil
 	}
+	if err := f.sameStream(ctx, from); err != nil {
+		return err
+	}
 	if !first {
+		if err := f.check(ctx); err != nil {
+			return err
+		}
 		f.d.env.Log.Warn("jetstream: making a consumer anew", "stream", f.stream, "consumer", f.consumer, "from", from, "why", why)
 	}
 	if old != nil {
@@ -195,6 +222,31 @@ func (f *feed) open(ctx context.Context) error {
 		return err
 	}
 	return f.subscribe()
+}
+
+// sameStream ends the tenure when the stream is no longer the one in which the
+// positions mean something: it was deleted and made anew, or is an older copy.
+// The next tenure finds out where to start. To go on would pass over what is
+// stored below the old end.
+func (f *feed) sameStream(ctx context.Context, from uint64) error {
+	info, err := f.d.streamInfo(ctx, f.stream)
+	if errors.Is(err, driver.ErrNotFound) {
+		f.d.streamMissing(f.stream)
+	}
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	if f.made.IsZero() {
+		f.made = info.Created
+	}
+	made := f.made
+	f.mu.Unlock()
+	if info.Created.Equal(made) && info.State.Last+1 >= from {
+		return nil
+	}
+	return fmt.Errorf("jetstream: stream %s is not the one that was read: its last message is %d, and all up to %d had arrived: %w",
+		f.stream, info.State.Last, from-1, driver.ErrLost)
 }
 
 func (f *feed) config(from uint64) consumerConfig {
@@ -220,7 +272,7 @@ func (f *feed) subscribe() error {
 	}
 	f.sub, f.inbox, f.broken = sub, inbox, nil
 	f.asked, f.deliverNo, f.acks, f.ackPrefix = 0, 0, nil, ""
-	f.heard = time.Now()
+	f.heard = time.Now() // monotonic
 	return nil
 }
 
@@ -229,7 +281,7 @@ func (f *feed) receive(inbox string, m *nats.Msg) {
 	f.mu.Lock()
 	idle := f.head == len(f.msgs)
 	if inbox == f.inbox && !f.closed {
-		f.heard = time.Now()
+		f.heard = time.Now() // monotonic
 		if strings.HasPrefix(m.Reply, "$JS.ACK.") {
 			f.arrive(m)
 		} else {
@@ -314,7 +366,7 @@ func (f *feed) pull() error {
 	inbox := f.inbox
 	f.mu.Unlock()
 	req, _ := json.Marshal(pullRequest{Batch: n, MaxBytes: size, Expires: pullExpires, Heartbeat: pullHeartbeat})
-	if err := f.d.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+f.stream+"."+f.consumer, inbox, req); err != nil {
+	if err := f.d.nc.PublishRequest(f.nextSubject(), inbox, req); err != nil {
 		f.mu.Lock()
 		f.broken = err
 		f.mu.Unlock()

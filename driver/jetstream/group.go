@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 
 	"github.com/nats-io/nats.go"
 
@@ -14,7 +13,8 @@ import (
 )
 
 // EnsureGroup writes where the group begins before it writes that the group is
-// there: who finds the group finds its positions.
+// there: who finds the group finds its positions. After that it tells the
+// partitions, whose holders are refused what they record without the new types.
 func (d *jsDriver) EnsureGroup(ctx context.Context, want driver.GroupSpec) (driver.GroupSpec, error) {
 	if err := d.usable(); err != nil {
 		return want, err
@@ -25,24 +25,42 @@ func (d *jsDriver) EnsureGroup(ctx context.Context, want driver.GroupSpec) (driv
 	if err := d.ensureStream(ctx, d.laneConfig(want.Name)); err != nil {
 		return want, err
 	}
-	r, err := updateRecord(ctx, d, d.names.group(want.Name), func(r *groupRecord, _ bool) (bool, error) {
+	changed, created := false, false
+	r, err := updateRecord(ctx, d, d.names.group(want.Name), func(r *groupRecord, exists bool) (bool, error) {
+		created = !exists
 		for topic := range want.Types {
 			if _, ok := r.Spec.Types[topic]; ok {
 				continue
 			}
-			if err := d.begin(ctx, want.Name, topic, want.Start); err != nil {
+			if err := d.begin(ctx, want.Name, topic, want.Start, r.Spec.Version+1); err != nil {
 				return false, err
 			}
 		}
-		return r.merge(want), nil
+		changed = r.merge(want)
+		return changed, nil
 	})
+	if err == nil && created { // it may have been removed meanwhile, its lanes first
+		err = d.ensureStream(ctx, d.laneConfig(want.Name))
+	}
+	if err == nil {
+		err = d.tell(ctx, r, slices.Collect(maps.Keys(want.Types)))
+	}
 	if err == nil {
 		err = d.syncs.wait(ctx)
 	}
 	if err != nil {
 		return want, fmt.Errorf("jetstream: group %q: %w", want.Name, err)
 	}
+	if changed {
+		d.announce(want.Name, "")
+	}
 	return r.Spec, nil
+}
+
+// announce lets the group's members look for what has changed, at once. It may be
+// lost: they find it at their next beat.
+func (d *jsDriver) announce(group, who string) {
+	_ = d.nc.Publish(d.names.news(group), []byte(who))
 }
 
 // merge adds what is wanted and tells whether that changed anything.
@@ -52,21 +70,61 @@ func (r *groupRecord) merge(want driver.GroupSpec) bool {
 	if r.Spec.Types == nil {
 		r.Spec.Types = map[string][]string{}
 	}
+	if r.Grew == nil {
+		r.Grew = map[string]int{}
+	}
+	next := r.Spec.Version + 1
 	for topic, types := range want.Types {
 		have, ok := r.Spec.Types[topic]
 		all := slices.Concat(have, types)
 		slices.Sort(all)
 		all = slices.Compact(all)
 		if !ok || len(all) != len(have) {
-			r.Spec.Types[topic], changed = all, true
+			r.Spec.Types[topic], r.Grew[topic], r.Spec.Version = all, next, next
+			changed = true
 		}
 	}
 	return changed
 }
 
+// tell raises the version in the positions of topics to where types were added
+// last, so that a holder who does not know of them is refused. When there is
+// nothing new, an earlier call may still have been cut off before this.
+func (d *jsDriver) tell(ctx context.Context, r groupRecord, topics []string) error {
+	for _, topic := range topics {
+		grew := r.Grew[topic]
+		var behind []driver.Partition
+		_, err := d.getLast(ctx, d.names.state(), []string{d.names.ats(r.Spec.Name, topic)}, 0, func(m *nats.Msg) error {
+			var at position
+			subject := first(m.Header["Nats-Subject"])
+			if err := decodeRecord(subject, m.Data, &at); err != nil {
+				return err
+			}
+			if p, ok := d.names.parseAt(subject); ok && at.Version < grew {
+				behind = append(behind, p)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, p := range behind {
+			_, err := updateRecord(ctx, d, d.names.at(r.Spec.Name, p), func(at *position, exists bool) (bool, error) {
+				write := exists && at.Version < grew
+				at.Version = max(at.Version, grew)
+				return write, nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // begin writes where a group begins in each partition of a topic. What an
 // attempt that was interrupted has written stands: it was earlier.
-func (d *jsDriver) begin(ctx context.Context, group, topic string, start driver.StartAt) error {
+func (d *jsDriver) begin(ctx context.Context, group, topic string, start driver.StartAt, version int) error {
 	spec, err := d.topic(ctx, topic)
 	if err != nil {
 		return err
@@ -77,12 +135,40 @@ func (d *jsDriver) begin(ctx context.Context, group, topic string, start driver.
 		if err != nil {
 			return err
 		}
-		_, err = d.putRecord(ctx, d.names.at(group, p), 0, position{format: format{stateFormat}, Floor: floor, Mark: floor, Clean: true})
-		if err != nil && !errors.Is(err, driver.ErrConflict) {
+		fresh := position{format: format{stateFormat}, Begin: floor, Floor: floor, Mark: floor, Clean: true, Version: version}
+		_, err = d.putRecord(ctx, d.names.at(group, p), 0, fresh)
+		if errors.Is(err, driver.ErrConflict) {
+			err = d.beginAgain(ctx, group, p, fresh)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// beginAgain replaces what was left of a group, or of its subscription to a topic,
+// that was removed: a position that somebody has held, though the group has not
+// the topic. If it has it by now, somebody else has begun, and the position is
+// in use.
+func (d *jsDriver) beginAgain(ctx context.Context, group string, p driver.Partition, fresh position) error {
+	var left position
+	rev, err := d.getRecordNow(ctx, d.names.at(group, p), &left)
+	if err != nil || left.Fence == 0 {
+		return err
+	}
+	var r groupRecord
+	if _, err = d.getRecordNow(ctx, d.names.group(group), &r); err != nil {
+		return err
+	}
+	if _, ok := r.Spec.Types[p.Topic]; ok {
+		return nil
+	}
+	fresh.Fence = left.Fence
+	if _, err = d.putRecord(ctx, d.names.at(group, p), rev, fresh); errors.Is(err, driver.ErrConflict) {
+		return nil // as above
+	}
+	return err
 }
 
 // startFloor is the position before the first one that the group gets.
@@ -120,8 +206,9 @@ func (d *jsDriver) DropTypes(ctx context.Context, group string, types []string) 
 		if !exists {
 			return false, fmt.Errorf("jetstream: group %q: %w", group, driver.ErrNotFound)
 		}
+		before := r.Spec.Version
 		left = r.drop(types)
-		return true, nil
+		return r.Spec.Version != before, nil
 	})
 	for _, topic := range left {
 		if err == nil {
@@ -131,15 +218,22 @@ func (d *jsDriver) DropTypes(ctx context.Context, group string, types []string) 
 	if err != nil {
 		return err
 	}
+	d.announce(group, "")
 	return d.syncs.wait(ctx)
 }
 
 // drop removes types and returns the topics that have none left.
 func (r *groupRecord) drop(types []string) (left []string) {
+	next := r.Spec.Version + 1
 	for topic, have := range r.Spec.Types {
 		kept := slices.DeleteFunc(slices.Clone(have), func(t string) bool { return slices.Contains(types, t) })
-		if len(kept) == 0 && len(have) > 0 {
+		if len(kept) == len(have) {
+			continue
+		}
+		r.Spec.Version = next
+		if len(kept) == 0 {
 			delete(r.Spec.Types, topic)
+			delete(r.Grew, topic)
 			left = append(left, topic)
 		} else {
 			r.Spec.Types[topic] = kept
@@ -152,7 +246,7 @@ func (d *jsDriver) group(ctx context.Context, name string) (driver.GroupSpec, er
 	var r groupRecord
 	rev, err := d.getRecord(ctx, d.names.group(name), &r)
 	if err == nil && rev == 0 {
-		err = fmt.Errorf("jetstream: group %q is not registered: %w", name, driver.ErrNotFound)
+		err = noGroup(name)
 	}
 	return r.Spec, err
 }
@@ -177,7 +271,7 @@ func (d *jsDriver) Positions(ctx context.Context, group string) ([]driver.Positi
 	}
 	var all []driver.Position
 	for _, topic := range slices.Sorted(maps.Keys(spec.Types)) {
-		t, err := d.topic(ctx, topic)
+		t, err := d.topicRecord(ctx, topic) // who looks makes nothing that is missing
 		if err != nil {
 			return nil, err
 		}
@@ -202,15 +296,13 @@ func (d *jsDriver) position(ctx context.Context, group string, p driver.Partitio
 		return driver.Position{}, err
 	}
 	s := info.State
-	pos := driver.Position{Partition: p, First: max(s.First, 1), Last: s.Last, Floor: r.Floor, Fence: r.Fence}
+	pos := driver.Position{
+		Partition: p, First: max(s.First, 1), Last: s.Last, Floor: r.Floor, Fence: r.Fence, Member: r.Member,
+		Begin: r.Begin, Mark: r.Mark, Finished: r.Finished,
+	}
 	c := driver.Checkpoint{Floor: r.Floor, Finished: r.Finished}
 	pos.Lag = c.Lag(pos.First, pos.Last)
-	pos.Held = d.opts.Leases.held(d.leaseKey(group, p))
 	return pos, nil
-}
-
-func (d *jsDriver) leaseKey(group string, p driver.Partition) string {
-	return d.names.subjects + " " + group + " " + p.Topic + " " + strconv.Itoa(p.N)
 }
 
 // lowerPositions takes back positions that lie above the end of their stream. The
@@ -240,11 +332,16 @@ func (d *jsDriver) lowerPositions(ctx context.Context, topic driver.TopicSpec) e
 func (d *jsDriver) lowerPosition(ctx context.Context, group string, p driver.Partition) error {
 	_, err := updateRecord(ctx, d, d.names.at(group, p), func(r *position, exists bool) (bool, error) {
 		info, err := d.streamInfo(ctx, d.names.partition(p))
-		if err != nil || !exists || max(r.Floor, r.Seen) <= info.State.Last {
+		replaced := r.replaced(info)
+		if err != nil || !exists || !replaced && max(r.Floor, r.Seen) <= info.State.Last {
 			return false, err
 		}
 		start := d.startOf(group, info, *r)
+		r.Begin = min(r.Begin, info.State.Last)
 		r.Floor, r.Mark, r.Finished, r.Seen = start.Floor, start.Mark, start.Finished, info.State.Last
+		if replaced {
+			r.Begin, r.Seen, r.Made = start.Floor, start.Floor, info.Created
+		}
 		return true, nil
 	})
 	return err

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,6 +29,18 @@ const (
 	entryFormat = "1"
 )
 
+// gone is the state of an entry that a tenure has deleted. Only what is put can be
+// held against the fence: so a deletion is put, and what was put is purged. If that
+// is cut off it expires.
+const (
+	gone    driver.EntryState = 255
+	goneFor                   = "1s"
+)
+
+// markName is an entry that is always gone. A holder puts it before it reads the
+// others: who has it has all that was put before.
+const markName = "MARK"
+
 // How many operations and reads a lane has under way at a time.
 const (
 	applyWindow = 256
@@ -38,9 +51,16 @@ const (
 type lane struct {
 	d      *jsDriver
 	stream string
-	prefix string          // of subjects
-	name   string          // for errors
-	ended  <-chan struct{} // of the tenure that it belongs to, nil for none
+	prefix string // of subjects
+	name   string // for errors
+
+	// Of a tenure's lane only.
+	holder   *tenure
+	ended    <-chan struct{}
+	fence    string        // the subject that writes are held against
+	fenceSeq uint64        // what must stand there
+	seen     atomic.Uint64 // a replica that has not come so far is behind
+	alone    atomic.Bool   // the server takes one write at a time
 
 	mu   sync.Mutex
 	scan []driver.Entry // what a walk that has begun will still return
@@ -50,7 +70,7 @@ var _ driver.Lane = (*lane)(nil)
 
 func (d *jsDriver) laneConfig(group string) streamConfig {
 	c := fileStream(d.names.lane(group), "Posthorn: what group "+group+" handles later, and its dead letters", 0, d.names.laneSubjects(group))
-	c.MaxPerSubject, c.Discard = 1, "old"
+	c.MaxPerSubject, c.Discard, c.AllowMsgTTL = 1, "old", true
 	return c
 }
 
@@ -98,16 +118,59 @@ func (l *lane) Scan(ctx context.Context, after string, limit int) ([]driver.Entr
 }
 
 func (l *lane) load(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, maxWait)
+	defer cancel()
+	mark := driver.Entry{Name: markName, State: gone}
+	if l.holder != nil {
+		if err := l.Apply(ctx, []driver.LaneOp{{Entry: &mark}}); err != nil {
+			return err
+		}
+	}
+	for {
+		marked, err := l.loadOnce(ctx)
+		if err != nil {
+			l.scan = nil
+			return err
+		}
+		if marked >= mark.Rev {
+			slices.SortFunc(l.scan, func(a, b driver.Entry) int { return strings.Compare(a.Name, b.Name) })
+			return nil
+		}
+		// What answered was a replica that is behind, and may lack the last entries
+		// of the tenure before.
+		select {
+		case <-time.After(lastBehind):
+		case <-l.ended:
+			return l.usable()
+		case <-ctx.Done():
+			return l.d.unavailable(l.name, ctx.Err())
+		}
+	}
+}
+
+// loadOnce reads all entries, and tells the revision of the mark among them.
+func (l *lane) loadOnce(ctx context.Context) (marked uint64, err error) {
 	l.scan = nil
-	err := l.d.readAll(ctx, l.stream, l.prefix+">", true, func(m *nats.Msg) error {
+	err = l.d.readAll(ctx, l.stream, l.prefix+">", true, func(m *nats.Msg) error {
 		r, ok := parseReply(m.Reply)
 		if !ok {
 			return fmt.Errorf("jetstream: %s: reply subject %q is not of a known form", l.name, m.Reply)
 		}
-		l.scan = append(l.scan, l.entry(m.Subject, r.stream, m))
+		switch e := l.entry(m.Subject, r.stream, m); {
+		case e.Name == markName:
+			marked = e.Rev
+		case e.State != gone:
+			l.scan = append(l.scan, e)
+		}
 		return nil
 	})
-	slices.SortFunc(l.scan, func(a, b driver.Entry) int { return strings.Compare(a.Name, b.Name) })
+	return marked, err
+}
+
+// fenced ends the tenure that the lane belongs to.
+func (l *lane) fenced() error {
+	err := fmt.Errorf("jetstream: %s: tenure %d is over: %w", l.name, l.holder.fence, driver.ErrLost)
+	l.holder.end(err)
 	return err
 }
 
@@ -132,7 +195,7 @@ func (l *lane) entry(subject string, rev uint64, m *nats.Msg) driver.Entry {
 func (l *lane) Get(ctx context.Context, names []string) ([]driver.Entry, error) {
 	found := make(map[string]driver.Entry, len(names))
 	for chunk := range slices.Chunk(names, getWindow) {
-		subjects := make([]string, 0, len(chunk))
+		subjects := make([]string, 0, len(chunk)+1)
 		for _, name := range chunk {
 			s, err := l.subject(name)
 			if err != nil {
@@ -140,11 +203,10 @@ func (l *lane) Get(ctx context.Context, names []string) ([]driver.Entry, error) 
 			}
 			subjects = append(subjects, s)
 		}
-		err := l.d.getLast(ctx, l.stream, subjects, func(m *nats.Msg) {
-			e := l.entry(first(m.Header["Nats-Subject"]), sequence(m), m)
-			found[e.Name] = e
-		})
-		if err != nil {
+		if l.holder != nil {
+			subjects = append(subjects, l.fence) // so that there is an answer in any case, which tells how far the replica is
+		}
+		if err := l.getSome(ctx, subjects, found); err != nil {
 			return nil, err
 		}
 	}
@@ -156,6 +218,36 @@ func (l *lane) Get(ctx context.Context, names []string) ([]driver.Entry, error) 
 		}
 	}
 	return entries, nil
+}
+
+// getSome reads the entries that have one of the subjects.
+func (l *lane) getSome(ctx context.Context, subjects []string, found map[string]driver.Entry) error {
+	for {
+		fenced := l.holder == nil
+		_, err := l.d.getLast(ctx, l.stream, subjects, l.seen.Load(), func(m *nats.Msg) error {
+			subject := first(m.Header["Nats-Subject"])
+			if subject == l.fence {
+				fenced = true
+				return nil
+			}
+			if e := l.entry(subject, sequence(m), m); e.State != gone {
+				found[e.Name] = e
+			}
+			return nil
+		})
+		if err != nil || fenced {
+			return err
+		}
+		// Not even the fence is there: what answered is a replica that is being
+		// filled anew.
+		select {
+		case <-time.After(lastBehind):
+		case <-l.ended:
+			return l.holder.over()
+		case <-ctx.Done():
+			return l.d.unavailable(l.name, ctx.Err())
+		}
+	}
 }
 
 // Parked lists the key's names, which sort by order, and reads as many as it
@@ -214,7 +306,7 @@ func (l *lane) Apply(ctx context.Context, ops []driver.LaneOp) error {
 		}
 		return err
 	}
-	a := applying{l: l, ops: ops, answers: make(chan answer, applyWindow), names: map[string]struct{}{}, headers: newHeaderMap()}
+	a := applying{l: l, ops: ops, answers: make(chan answer, applyWindow), names: map[string]struct{}{}, headers: newHeaderMap(), expect: map[int]uint64{}, purge: map[int]uint64{}}
 	a.run(ctx)
 	if a.durable {
 		if err := l.d.syncs.wait(ctx); err != nil {
@@ -233,8 +325,7 @@ func (l *lane) Apply(ctx context.Context, ops []driver.LaneOp) error {
 	return nil
 }
 
-// usable returns why nothing can be written, if so. That the tenure has ended is
-// known here because its successor is in this process.
+// usable returns why nothing can be written, if so.
 func (l *lane) usable() error {
 	select {
 	case <-l.ended:
@@ -248,11 +339,15 @@ func (l *lane) usable() error {
 type applying struct {
 	l       *lane
 	ops     []driver.LaneOp
+	token   string
 	answers chan answer
 	headers *headerMap
 	names   map[string]struct{} // under way
 	pending int
-	durable bool // something was stored that must be synced
+	durable bool           // something was stored that must be synced
+	again   []int          // operations that the server wants to have again, one at a time
+	expect  map[int]uint64 // the revisions of deleted entries that stand in a put's way
+	purge   map[int]uint64 // the revisions of deletions that have been put
 }
 
 type answer struct {
@@ -261,54 +356,129 @@ type answer struct {
 }
 
 func (a *applying) run(ctx context.Context) {
-	ctx, cancel := a.l.d.waiting(ctx)
+	ctx, cancel := a.l.d.waiting(ctx, a.l.prefix, "$JS.API.STREAM.PURGE."+a.l.stream, "$JS.API.STREAM.MSG.DELETE."+a.l.stream)
 	defer cancel()
-	token := a.l.d.mux.add(a.receive)
-	defer a.l.d.mux.remove(token)
+	defer func() { a.refused(why(ctx, nil)) }()
+	a.token = a.l.d.mux.add(a.receive)
+	defer a.l.d.mux.remove(a.token)
 	for i := range a.ops {
-		a.ops[i].Err = fmt.Errorf("jetstream: %s: entry %q: no answer: %w", a.l.name, a.ops[i].Entry.Name, driver.ErrUnavailable)
+		a.ops[i].Err = a.unanswered(i)
 	}
 	for i := range a.ops {
 		name := a.ops[i].Entry.Name
-		for _, same := a.names[name]; same || a.pending >= applyWindow; _, same = a.names[name] {
+		for _, same := a.names[name]; same || a.full(); _, same = a.names[name] {
 			if !a.next(ctx) {
 				return
 			}
 		}
-		if err := a.send(i, a.l.d.mux.prefix+token+"."+strconv.Itoa(i)); err != nil {
-			a.ops[i].Err = err
-			continue
-		}
-		a.pending++
-		a.names[name] = struct{}{}
+		a.begin(ctx, i)
 	}
-	for a.pending > 0 && a.next(ctx) {
+	for a.pending+len(a.again) > 0 && a.next(ctx) {
 	}
 }
 
-// send sends an operation. Deletions and puts take different ways in the server,
-// so that two of one name never go at the same time.
-func (a *applying) send(i int, reply string) error {
+// refused is called with why the wait ended, nil if it did not. Operations that
+// were not answered because a right is missing say so.
+func (a *applying) refused(err error) {
+	if !errors.Is(err, driver.ErrDenied) {
+		return
+	}
+	for i := range a.ops {
+		if errors.Is(a.ops[i].Err, driver.ErrUnavailable) {
+			a.ops[i].Err = fmt.Errorf("jetstream: %s: entry %q: %w", a.l.name, a.ops[i].Entry.Name, err)
+		}
+	}
+}
+
+func (a *applying) unanswered(i int) error {
+	return fmt.Errorf("jetstream: %s: entry %q: no answer: %w", a.l.name, a.ops[i].Entry.Name, driver.ErrUnavailable)
+}
+
+// full tells whether no more may be under way.
+func (a *applying) full() bool {
+	window := applyWindow
+	if a.l.alone.Load() {
+		window = 1
+	}
+	return a.pending+len(a.again) >= window
+}
+
+// begin sends an operation, for the first time or again.
+func (a *applying) begin(ctx context.Context, i int) {
+	name := a.ops[i].Entry.Name
+	if err := a.send(ctx, i); err != nil {
+		a.ops[i].Err = err
+		delete(a.names, name)
+		return
+	}
+	a.pending++
+	a.names[name] = struct{}{}
+}
+
+// send sends an operation. From outside, deletions and puts take different ways in
+// the server, so that two of one name never go at the same time.
+func (a *applying) send(ctx context.Context, i int) error {
 	op := &a.ops[i]
 	subject, err := a.l.subject(op.Entry.Name)
 	if err != nil {
 		return err
 	}
-	if op.Delete {
-		a.durable = true
-		req, _ := json.Marshal(purgeRequest{Filter: subject})
+	reply := a.l.d.mux.prefix + a.token + "." + strconv.Itoa(i)
+	a.durable = a.durable || op.Delete || op.Entry.State != driver.Boot && op.Entry.State != gone
+	var h nats.Header
+	var body []byte
+	switch {
+	case a.purge[i] != 0:
+		req, _ := json.Marshal(purgeRequest{Filter: subject, Seq: a.purge[i] + 1})
+		return a.publish(&nats.Msg{Subject: "$JS.API.STREAM.PURGE." + a.l.stream, Reply: reply, Data: req})
+	case !op.Delete:
+		h = a.headers.encode(&op.Entry.Msg)
+		delete(h, headerMsgID) // an entry is stored again and again
+		h[headerEntry] = []string{formatEntry(op.Entry)}
+		body = op.Entry.Msg.Body
+	case a.l.holder != nil:
+		h = nats.Header{headerEntry: {formatEntry(&driver.Entry{State: gone})}, "Nats-TTL": {goneFor}}
+	default:
+		req, err := a.deletion(ctx, subject, op.Entry)
+		if err != nil {
+			return err
+		}
 		return a.publish(&nats.Msg{Subject: "$JS.API.STREAM.PURGE." + a.l.stream, Reply: reply, Data: req})
 	}
-	a.durable = a.durable || op.Entry.State != driver.Boot
-	h := a.headers.encode(&op.Entry.Msg)
-	delete(h, headerMsgID) // an entry is stored again and again
-	h[headerEntry] = []string{formatEntry(op.Entry)}
-	h["Nats-Expected-Last-Subject-Sequence"] = []string{strconv.FormatUint(op.Entry.Rev, 10)}
-	size := wireSize(h) + len(op.Entry.Msg.Body)
+	rev := op.Entry.Rev
+	if a.l.holder != nil {
+		rev = a.l.fenceSeq
+		h[headerExpectOf] = []string{a.l.fence}
+	} else if at, ok := a.expect[i]; ok {
+		rev = at
+	}
+	h[headerExpect] = []string{strconv.FormatUint(rev, 10)}
+	size := wireSize(h) + len(body)
 	if limit := a.l.d.nc.MaxPayload(); int64(size) > limit {
 		return fmt.Errorf("jetstream: %s: entry %q has %d bytes, the server takes %d: %w", a.l.name, op.Entry.Name, size, limit, driver.ErrTooLarge)
 	}
-	return a.publish(&nats.Msg{Subject: subject, Reply: reply, Header: h, Data: op.Entry.Msg.Body})
+	return a.publish(&nats.Msg{Subject: subject, Reply: reply, Header: h, Data: body})
+}
+
+// deletion asks for a deletion from outside. The server deletes what has the
+// revision or an earlier one: that it is this one is seen before.
+func (a *applying) deletion(ctx context.Context, subject string, e *driver.Entry) ([]byte, error) {
+	req := purgeRequest{Filter: subject}
+	if e.Rev != 0 {
+		var stands uint64
+		_, err := a.l.d.getLast(ctx, a.l.stream, []string{subject}, 0, func(m *nats.Msg) error {
+			stands = sequence(m)
+			return nil
+		})
+		if err == nil && stands != e.Rev {
+			err = fmt.Errorf("jetstream: %s: entry %q is not of revision %d: %w", a.l.name, e.Name, e.Rev, driver.ErrConflict)
+		}
+		if err != nil {
+			return nil, err
+		}
+		req.Seq = e.Rev + 1
+	}
+	return json.Marshal(req)
 }
 
 func (a *applying) publish(m *nats.Msg) error {
@@ -332,31 +502,98 @@ func (a *applying) receive(m *nats.Msg) {
 
 // next handles one answer. False: none came in time.
 func (a *applying) next(ctx context.Context) bool {
+	if a.pending == 0 {
+		i := a.again[0]
+		a.again = a.again[1:]
+		a.begin(ctx, i)
+		return true
+	}
 	select {
 	case r := <-a.answers:
 		a.pending--
-		op := &a.ops[r.op]
-		delete(a.names, op.Entry.Name)
-		op.Err = a.l.result(op, r.m)
+		a.answered(ctx, r.op, r.m)
 		return true
 	case <-ctx.Done():
 		return false
 	}
 }
 
-// result reads the answer to an operation.
-func (l *lane) result(op *driver.LaneOp, m *nats.Msg) error {
+// answered ends an operation, or has it sent again.
+func (a *applying) answered(ctx context.Context, i int, m *nats.Msg) {
+	op := &a.ops[i]
+	if a.purge[i] != 0 { // whatever came of it, the entry is deleted
+		delete(a.names, op.Entry.Name)
+		return
+	}
+	seq, err := a.result(op, m)
+	op.Err = err
+	if err == nil && op.Delete && a.l.holder != nil {
+		a.purge[i] = seq
+		a.begin(ctx, i)
+		op.Err = nil
+		return
+	}
+	refused := (*apiError)(nil)
+	switch {
+	case a.l.holder != nil && errors.As(op.Err, &refused) && refused.ErrCode == codeWrongLastBusy:
+		// Where there are replicas, the server compares one message at a time.
+		a.l.alone.Store(true)
+		a.again = append(a.again, i)
+		op.Err = a.unanswered(i) // so far
+		return
+	case a.l.holder == nil && !op.Delete && op.Entry.Rev == 0 && a.expect[i] == 0 && errors.Is(op.Err, driver.ErrConflict):
+		if a.expect[i] = a.goneAt(ctx, op.Entry.Name); a.expect[i] != 0 {
+			a.begin(ctx, i)
+			return
+		}
+	}
+	delete(a.names, op.Entry.Name)
+}
+
+// goneAt is the revision of an entry that a tenure has deleted and that still
+// stands where another one of its name is to be put; 0 if it is none such.
+func (a *applying) goneAt(ctx context.Context, name string) (rev uint64) {
+	_, err := a.l.d.getLast(ctx, a.l.stream, []string{a.l.prefix + name}, 0, func(m *nats.Msg) error {
+		if a.l.entry(a.l.prefix+name, 0, m).State == gone {
+			rev = sequence(m)
+		}
+		return nil
+	})
+	if err != nil {
+		a.l.d.env.Log.Debug("jetstream: reading what stands in the way of an entry", "lane", a.l.name, "entry", name, "err", err)
+	}
+	return rev
+}
+
+// result reads the answer to an operation, which tells what was put.
+func (a *applying) result(op *driver.LaneOp, m *nats.Msg) (seq uint64, err error) {
+	l := a.l
 	ack, err := parseAck(m)
 	if err == nil && ack.Error != nil {
 		err = ack.Error
 	}
+	refused := (*apiError)(nil)
+	switch {
+	case l.holder != nil && errors.As(err, &refused) && refused.ErrCode == codeWrongLast:
+		return 0, l.fenced()
+	case err == nil && l.holder == nil && op.Delete && op.Entry.Rev != 0 && ack.Purged == 0:
+		err = driver.ErrConflict
+	}
 	if err != nil {
-		return fmt.Errorf("jetstream: %s: entry %q: %w", l.name, op.Entry.Name, err)
+		return 0, fmt.Errorf("jetstream: %s: entry %q: %w", l.name, op.Entry.Name, err)
 	}
 	if !op.Delete {
 		op.Entry.Rev = ack.Seq
 	}
-	return nil
+	if l.holder != nil {
+		l.sawPut(ack.Seq)
+	}
+	return ack.Seq, nil
+}
+
+func (l *lane) sawPut(seq uint64) {
+	for at := l.seen.Load(); at < seq && !l.seen.CompareAndSwap(at, seq); at = l.seen.Load() {
+	}
 }
 
 func formatEntry(e *driver.Entry) string {

@@ -22,6 +22,7 @@ func newNames(instance string) names {
 func (n names) state() string            { return n.streams + "-STATE" }
 func (n names) stateSubjects() string    { return n.subjects + ".s.>" }
 func (n names) topic(name string) string { return n.subjects + ".s.topic." + encodeName(name) }
+func (n names) topics() string           { return n.subjects + ".s.topic.*" }
 func (n names) group(name string) string { return n.subjects + ".s.group." + encodeName(name) }
 func (n names) groups() string           { return n.subjects + ".s.group.*" }
 
@@ -30,10 +31,53 @@ func (n names) at(group string, p driver.Partition) string {
 	return fmt.Sprintf("%s.s.at.%s.%s.%d", n.subjects, encodeName(group), encodeName(p.Topic), p.N)
 }
 
+// allAts matches the records of a group on all topics.
+func (n names) allAts(group string) string {
+	return n.subjects + ".s.at." + encodeName(group) + ".>"
+}
+
 // ats matches the records of a group on a topic.
 func (n names) ats(group, topic string) string {
 	return fmt.Sprintf("%s.s.at.%s.%s.*", n.subjects, encodeName(group), encodeName(topic))
 }
+
+// parseAt reverses at.
+func (n names) parseAt(subject string) (driver.Partition, bool) {
+	s, ok := strings.CutPrefix(subject, n.subjects+".s.at.")
+	f := strings.Split(s, ".")
+	if !ok || len(f) != 3 {
+		return driver.Partition{}, false
+	}
+	topic, ok := decodeName(f[1])
+	no, err := strconv.Atoi(f[2])
+	return driver.Partition{Topic: topic, N: no}, ok && err == nil
+}
+
+// member is the subject of a member's record.
+func (n names) member(group, id string) string {
+	return n.subjects + ".s.member." + encodeName(group) + "." + encodeName(id)
+}
+
+// members matches the records of a group's members.
+func (n names) members(group string) string {
+	return n.subjects + ".s.member." + encodeName(group) + ".*"
+}
+
+// allMembers matches the records of all groups' members.
+func (n names) allMembers() string { return n.subjects + ".s.member.>" }
+
+// parseMember reverses member, for a group's own.
+func (n names) parseMember(group, subject string) (id string, ok bool) {
+	s, ok := strings.CutPrefix(subject, n.subjects+".s.member."+encodeName(group)+".")
+	if !ok {
+		return "", false
+	}
+	return decodeName(s)
+}
+
+// news is where those who have changed something of a group say so. No stream
+// keeps it.
+func (n names) news(group string) string { return n.subjects + ".n." + encodeName(group) }
 
 func (n names) partition(p driver.Partition) string {
 	return fmt.Sprintf("%s-T-%s-%d", n.streams, encodeName(p.Topic), p.N)
@@ -64,6 +108,12 @@ func (n names) laneSubjects(group string) string {
 // lanePrefix begins the subjects of all entries of a partition's lane.
 func (n names) lanePrefix(group string, p driver.Partition) string {
 	return fmt.Sprintf("%s.l.%s.%s.%d.", n.subjects, encodeName(group), encodeName(p.Topic), p.N)
+}
+
+// fence is the subject of the message in a group's lane stream that all writes
+// of a tenure are held against. No topic's name has upper case.
+func (n names) fence(group string, p driver.Partition) string {
+	return fmt.Sprintf("%s.l.%s.FENCE.%s.%d", n.subjects, encodeName(group), encodeName(p.Topic), p.N)
 }
 
 // consumer is the name of a tenure's consumer.

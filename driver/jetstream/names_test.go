@@ -30,6 +30,15 @@ func FuzzNames(f *testing.F) {
 			if got, ok := ns.parsePartition(ns.partition(p)); !ok || got != p {
 				t.Errorf("%+v becomes %q becomes %+v", p, ns.partition(p), got)
 			}
+			if got, ok := ns.parseAt(ns.at(b, p)); !ok || got != p {
+				t.Errorf("%+v becomes %q becomes %+v", p, ns.at(b, p), got)
+			}
+			if id, ok := ns.parseMember(b, ns.member(b, a)); !ok || id != a {
+				t.Errorf("member %q becomes %q becomes %q", a, ns.member(b, a), id)
+			}
+			if prefix := ns.lanePrefix(b, p); strings.HasPrefix(ns.fence(b, p), prefix) {
+				t.Errorf("the fence %q stands among the entries of %q", ns.fence(b, p), prefix)
+			}
 			if g, no, ok := ns.parseConsumer(ns.consumer(a, fence)); !ok || g != a || no != fence {
 				t.Errorf("consumer %q of group %q, fence %d", ns.consumer(a, fence), a, fence)
 			}

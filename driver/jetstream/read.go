@@ -4,13 +4,20 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/posthorn/posthorn/driver"
 )
+
+// interestWait is how long a consumer that was just made may take to be known to
+// all servers of a cluster.
+const interestWait = 5 * time.Second
 
 // readPage is how many messages are asked for at a time.
 const readPage = 2000
@@ -39,6 +46,10 @@ func (d *jsDriver) readAll(ctx context.Context, stream, filter string, headersOn
 	for left := int(info.Pending); left > 0; {
 		n := min(left, readPage)
 		got, err := d.readSome(ctx, sub, "$JS.API.CONSUMER.MSG.NEXT."+stream+"."+name, n, each)
+		for end := time.Now().Add(interestWait); got == 0 && errors.Is(err, nats.ErrNoResponders) && time.Now().Before(end); { // monotonic
+			time.Sleep(10 * time.Millisecond)
+			got, err = d.readSome(ctx, sub, "$JS.API.CONSUMER.MSG.NEXT."+stream+"."+name, n, each)
+		}
 		if err != nil {
 			return err
 		}
@@ -55,12 +66,12 @@ func (d *jsDriver) readSome(ctx context.Context, sub *nats.Subscription, next st
 	if err := d.nc.PublishRequest(next, sub.Subject, req); err != nil {
 		return 0, d.unavailable(next, err)
 	}
-	ctx, cancel := d.waiting(ctx)
+	ctx, cancel := d.waiting(ctx, next)
 	defer cancel()
 	for i := range n {
 		m, err := sub.NextMsgWithContext(ctx)
 		if err != nil {
-			return i, d.unavailable(next, err)
+			return i, d.unavailable(next, why(ctx, err))
 		}
 		switch s := status(m); s {
 		case "":
@@ -76,61 +87,161 @@ func (d *jsDriver) readSome(ctx context.Context, sub *nats.Subscription, next st
 	return n, nil
 }
 
-// getLast calls each for the last message of each subject, up to 1,024 of them.
-// The messages know their subjects and sequences by their headers.
-func (d *jsDriver) getLast(ctx context.Context, stream string, subjects []string, each func(m *nats.Msg)) error {
-	left := make(map[string]struct{}, len(subjects))
-	for _, s := range subjects {
-		left[s] = struct{}{}
+// Read asks the server for a batch at a time. It can leave out headers, and not
+// bodies.
+func (d *jsDriver) Read(ctx context.Context, p driver.Partition, above uint64, limit int, _ bool) ([]driver.Delivery, error) {
+	if err := d.stands(ctx, p); err != nil {
+		return nil, err
 	}
-	for len(left) > 0 {
-		ask := make([]string, 0, len(left))
-		for s := range left {
-			ask = append(ask, s)
-		}
-		more, err := d.getLastOnce(ctx, stream, ask, func(m *nats.Msg) {
-			delete(left, first(m.Header["Nats-Subject"]))
-			each(m)
+	var all []driver.Delivery
+	for more := true; more && len(all) < limit; {
+		got := 0
+		var err error
+		more, err = d.getBatch(ctx, d.names.partition(p), above+1, min(limit-len(all), readPage), func(m *nats.Msg) {
+			got++
+			e := driver.Delivery{Pos: sequence(m)}
+			e.Stored, _ = time.Parse(time.RFC3339Nano, first(m.Header["Nats-Time-Stamp"]))
+			e.Bad = decode(m.Header, &e.Msg)
+			if len(m.Data) > 0 {
+				e.Msg.Body = m.Data
+			}
+			above = e.Pos
+			all = append(all, e)
 		})
-		if err != nil || !more {
-			return err
+		if err != nil {
+			return nil, err
 		}
+		more = more && got > 0
 	}
-	return nil
+	return all, nil
 }
 
-// getLastOnce tells whether there is more than one answer can hold.
-func (d *jsDriver) getLastOnce(ctx context.Context, stream string, subjects []string, each func(m *nats.Msg)) (bool, error) {
-	answers := make(chan *nats.Msg, len(subjects)+1)
+// readBytes is about how much the server answers to one question.
+const readBytes = 4 << 20
+
+// getBatch calls each for the messages from a sequence on, up to n and about
+// readBytes of them, and tells whether there are more.
+func (d *jsDriver) getBatch(ctx context.Context, stream string, from uint64, n int, each func(m *nats.Msg)) (bool, error) {
+	page, end, err := d.getPage(ctx, stream, map[string]any{"seq": from, "batch": n, "max_bytes": readBytes})
+	for _, m := range page {
+		each(m)
+	}
+	return end.more, err
+}
+
+// stands returns an error unless the partition exists.
+func (d *jsDriver) stands(ctx context.Context, p driver.Partition) error {
+	if err := d.usable(); err != nil {
+		return err
+	}
+	spec, err := d.topicRecord(ctx, p.Topic)
+	if err == nil && (p.N < 0 || p.N >= spec.Partitions) {
+		err = fmt.Errorf("jetstream: topic %q has %d partitions, and no partition %d: %w", p.Topic, spec.Partitions, p.N, driver.ErrNotFound)
+	}
+	return err
+}
+
+func (d *jsDriver) ReadFrom(ctx context.Context, p driver.Partition, t time.Time) (uint64, error) {
+	if err := d.stands(ctx, p); err != nil {
+		return 0, err
+	}
+	return d.startFloor(ctx, p, driver.StartAt{Time: t})
+}
+
+// lastBehind is how long a read waits before it asks again because the replica
+// that answered was behind.
+const lastBehind = 5 * time.Millisecond
+
+// getLast calls each for the last message of each subject; subjects may have
+// wildcards. The messages know their subjects and sequences by their headers. Any
+// replica may answer: one that has not come as far as least is asked again, and
+// upTo is how far the one came that did. It is 0, and least is not regarded, when
+// there is no message at all.
+func (d *jsDriver) getLast(ctx context.Context, stream string, subjects []string, least uint64, each func(m *nats.Msg) error) (upTo uint64, err error) {
+	req := lastRequest{Subjects: subjects}
+	for {
+		page, end, err := d.getPage(ctx, stream, req)
+		if err != nil {
+			return 0, err
+		}
+		if end.upTo < least && len(page) > 0 {
+			select {
+			case <-time.After(lastBehind):
+				continue
+			case <-ctx.Done():
+				return 0, d.unavailable("reading from "+stream, ctx.Err())
+			}
+		}
+		for _, m := range page {
+			if err := each(m); err != nil {
+				return 0, err
+			}
+			req.From = sequence(m) + 1
+		}
+		if !end.more || len(page) == 0 {
+			return end.upTo, nil
+		}
+	}
+}
+
+type lastRequest struct {
+	Subjects []string `json:"multi_last"`
+	From     uint64   `json:"seq,omitempty"`
+}
+
+// A pageEnd is what the server says behind the messages of an answer.
+type pageEnd struct {
+	upTo uint64 // the end of the stream as it knows it, where last messages were asked for
+	more bool
+}
+
+// getPage asks once for several messages, which come in the order of their
+// sequences.
+func (d *jsDriver) getPage(ctx context.Context, stream string, r any) ([]*nats.Msg, pageEnd, error) {
+	var mu sync.Mutex
+	var page []*nats.Msg
+	ended := make(chan *nats.Msg, 1)
 	token := d.mux.add(func(m *nats.Msg) {
+		if status(m) == "" {
+			mu.Lock()
+			page = append(page, m)
+			mu.Unlock()
+			return
+		}
 		select {
-		case answers <- m:
-		default: // more than was asked for
+		case ended <- m:
+		default:
 		}
 	})
 	defer d.mux.remove(token)
-	req, _ := json.Marshal(map[string]any{"multi_last": subjects})
-	if err := d.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, d.mux.prefix+token, req); err != nil {
-		return false, d.unavailable(stream, err)
+	req, err := json.Marshal(r)
+	if err != nil {
+		return nil, pageEnd{}, err
 	}
-	ctx, cancel := d.waiting(ctx)
+	subject := "$JS.API.DIRECT.GET." + stream
+	if err := d.gone(); err != nil {
+		return nil, pageEnd{}, err
+	}
+	if err := d.nc.PublishRequest(subject, d.mux.prefix+token, req); err != nil {
+		return nil, pageEnd{}, d.unavailable("reading from "+stream, err)
+	}
+	ctx, cancel := d.waiting(ctx, subject)
 	defer cancel()
-	for {
-		select {
-		case m := <-answers:
-			switch s := status(m); s {
-			case "":
-				each(m)
-			case "204":
-				return first(m.Header["Nats-Num-Pending"]) != "0", nil
-			case "404":
-				return false, nil
-			default:
-				return false, fmt.Errorf("jetstream: reading from %s: status %s: %w", stream, s, driver.ErrUnavailable)
-			}
-		case <-ctx.Done():
-			return false, d.unavailable(stream, ctx.Err())
+	select {
+	case m := <-ended:
+		mu.Lock()
+		defer mu.Unlock()
+		switch s := status(m); s {
+		case "204":
+			upTo, _ := strconv.ParseUint(first(m.Header["Nats-UpTo-Sequence"]), 10, 64)
+			return page, pageEnd{upTo: upTo, more: first(m.Header["Nats-Num-Pending"]) != "0"}, nil
+		case "404":
+			return nil, pageEnd{}, nil
+		default:
+			return nil, pageEnd{}, fmt.Errorf("jetstream: reading from %s: status %s %s: %w", stream, s, m.Header.Get("Description"), driver.ErrUnavailable)
 		}
+	case <-ctx.Done():
+		return nil, pageEnd{}, d.unavailable("reading from "+stream, why(ctx, ctx.Err()))
 	}
 }
 

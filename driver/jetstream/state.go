@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -17,6 +18,12 @@ import (
 
 // stateFormat is written into each record. A record of a higher format is refused.
 const stateFormat = 1
+
+// Headers by which the server compares before it stores.
+const (
+	headerExpect   = "Nats-Expected-Last-Subject-Sequence"
+	headerExpectOf = "Nats-Expected-Last-Subject-Sequence-Subject"
+)
 
 type format struct {
 	Format int `json:"format"`
@@ -33,18 +40,53 @@ type topicRecord struct {
 type groupRecord struct {
 	format
 	Spec driver.GroupSpec `json:"spec"`
+	// Grew is, for each topic, the version that added types to it last.
+	Grew map[string]int `json:"grew,omitempty"`
 }
 
 // A position is where a group stands in a partition.
 type position struct {
 	format
 	Fence    uint64 `json:"fence"` // of the last tenure
+	Begin    uint64 `json:"begin"` // what stands up to here was before the group began, or was last reset
 	Floor    uint64 `json:"floor"`
 	Mark     uint64 `json:"mark"`
 	Seen     uint64 `json:"seen"` // the last message that had been handed out
 	Finished []byte `json:"finished,omitempty"`
 	Clean    bool   `json:"clean,omitempty"`
-	Member   string `json:"member,omitempty"` // the service that holds it, or did
+	// Member holds it, or did and has not released it.
+	Member string `json:"member,omitempty"`
+	// Version is the group's version that the partition has been told of.
+	Version int `json:"version,omitempty"`
+	// Made is when the stream was created that the positions are of; zero: not
+	// known.
+	Made time.Time `json:"made,omitzero"`
+}
+
+// replaced tells whether the stream was deleted and made anew since the record was
+// written: its positions say nothing then.
+func (r *position) replaced(info streamInfo) bool {
+	return !r.Made.IsZero() && !r.Made.Equal(info.Created)
+}
+
+// A memberRecord is a member's sign of life, written again at each of its beats.
+type memberRecord struct {
+	format
+	Service string        `json:"service"`
+	Topics  []string      `json:"topics"` // that it can take
+	Lease   time.Duration `json:"lease"`
+	Started time.Time     `json:"started"` // by its own wall clock
+	Nonce   string        `json:"nonce"`   // nobody else writes it
+	Beats   uint64        `json:"beats"`
+	Moves   uint64        `json:"moves"` // counts what it has given back
+	Status  driver.Status `json:"status"`
+}
+
+// A fenceRecord is the message that the lane writes of a tenure are held against.
+type fenceRecord struct {
+	format
+	Fence  uint64 `json:"fence"`
+	Member string `json:"member"`
 }
 
 func (d *jsDriver) stateConfig() streamConfig {
@@ -56,7 +98,7 @@ func (d *jsDriver) stateConfig() streamConfig {
 // getRecord reads a record and returns its revision. One that does not exist has
 // revision 0.
 func (d *jsDriver) getRecord(ctx context.Context, subject string, into any) (uint64, error) {
-	m, err := d.call(ctx, &nats.Msg{Subject: "$JS.API.DIRECT.GET." + d.names.state() + "." + subject})
+	m, err := d.callSurely(ctx, &nats.Msg{Subject: "$JS.API.DIRECT.GET." + d.names.state() + "." + subject})
 	if err != nil {
 		return 0, err
 	}
@@ -64,10 +106,31 @@ func (d *jsDriver) getRecord(ctx context.Context, subject string, into any) (uin
 	case "":
 		return sequence(m), decodeRecord(subject, m.Data, into)
 	case "404":
+		if d.clustered { // not yet there, perhaps, where it was looked for
+			return d.getRecordNow(ctx, subject, into)
+		}
 		return 0, nil
 	default:
 		return 0, fmt.Errorf("jetstream: reading %s: status %s: %w", subject, s, driver.ErrUnavailable)
 	}
+}
+
+// getRecordNow is getRecord, but asks the leader: a replica may be behind.
+func (d *jsDriver) getRecordNow(ctx context.Context, subject string, into any) (uint64, error) {
+	var resp struct {
+		Message struct {
+			Seq  uint64 `json:"seq"`
+			Data []byte `json:"data"`
+		} `json:"message"`
+	}
+	err := d.request(ctx, "$JS.API.STREAM.MSG.GET."+d.names.state(), map[string]string{"last_by_subj": subject}, &resp)
+	if refused := (*apiError)(nil); errors.As(err, &refused) && refused.ErrCode == codeNoMessage {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return resp.Message.Seq, decodeRecord(subject, resp.Message.Data, into)
 }
 
 func decodeRecord(subject string, data []byte, into any) error {
@@ -90,8 +153,13 @@ func (d *jsDriver) putRecord(ctx context.Context, subject string, rev uint64, re
 	if err != nil {
 		return 0, err
 	}
-	m, err := d.call(ctx, &nats.Msg{Subject: subject, Data: data, Header: nats.Header{
-		"Nats-Expected-Last-Subject-Sequence": {strconv.FormatUint(rev, 10)},
+	return d.put(ctx, subject, rev, data)
+}
+
+// put is putRecord for what is encoded, in any stream.
+func (d *jsDriver) put(ctx context.Context, subject string, rev uint64, data []byte) (uint64, error) {
+	m, err := d.callSurely(ctx, &nats.Msg{Subject: subject, Data: data, Header: nats.Header{
+		headerExpect: {strconv.FormatUint(rev, 10)},
 	}})
 	if err != nil {
 		return 0, err
@@ -106,12 +174,20 @@ func (d *jsDriver) putRecord(ctx context.Context, subject string, rev uint64, re
 	return ack.Seq, nil
 }
 
+// deleteRecord deletes a record that still has the revision, and tells whether
+// it did.
+func (d *jsDriver) deleteRecord(ctx context.Context, subject string, rev uint64) (bool, error) {
+	n, err := d.purge(ctx, d.names.state(), purgeRequest{Filter: subject, Seq: rev + 1})
+	return n > 0, err
+}
+
 // updateRecord reads a record, lets change it and writes it back until nobody
 // interferes. change returns whether there is anything to write.
 func updateRecord[T any](ctx context.Context, d *jsDriver, subject string, change func(r *T, exists bool) (bool, error)) (T, error) {
+	get := d.getRecord
 	for {
 		var r T
-		rev, err := d.getRecord(ctx, subject, &r)
+		rev, err := get(ctx, subject, &r)
 		if err != nil {
 			return r, err
 		}
@@ -122,5 +198,6 @@ func updateRecord[T any](ctx context.Context, d *jsDriver, subject string, chang
 		if _, err = d.putRecord(ctx, subject, rev, &r); !errors.Is(err, driver.ErrConflict) {
 			return r, err
 		}
+		get = d.getRecordNow
 	}
 }

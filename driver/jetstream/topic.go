@@ -29,6 +29,9 @@ func (d *jsDriver) EnsureTopic(ctx context.Context, want driver.TopicSpec) (driv
 		return spec, nil
 	}
 	subject := d.names.topic(want.Name)
+	if err := d.mayMake(ctx, want); err != nil {
+		return want, fmt.Errorf("jetstream: topic %q: %w", want.Name, err)
+	}
 	r, err := updateRecord(ctx, d, subject, func(r *topicRecord, exists bool) (bool, error) {
 		if !exists {
 			*r = topicRecord{format: format{stateFormat}, Spec: want}
@@ -42,6 +45,32 @@ func (d *jsDriver) EnsureTopic(ctx context.Context, want driver.TopicSpec) (driv
 		return want, fmt.Errorf("jetstream: topic %q: %w", want.Name, err)
 	}
 	return r.Spec, nil
+}
+
+// mayMake makes the first stream of a topic that is new, before anything is
+// written down: a declaration that the server refuses must not stand.
+func (d *jsDriver) mayMake(ctx context.Context, want driver.TopicSpec) error {
+	var r topicRecord
+	if rev, err := d.getRecord(ctx, d.names.topic(want.Name), &r); err != nil || rev != 0 {
+		return err
+	}
+	stream := func(n int) streamConfig { return d.partitionConfig(want, driver.Partition{Topic: want.Name, N: n}) }
+	info, made, err := d.openStream(ctx, stream(0))
+	if err != nil || made || info.State.Last == 0 {
+		return err
+	}
+	if rev, err := d.getRecordNow(ctx, d.names.topic(want.Name), &r); err != nil || rev != 0 {
+		return err // it was being made
+	}
+	_, last := d.streamInfo(ctx, stream(want.Partitions-1).Name)
+	_, over := d.streamInfo(ctx, stream(want.Partitions).Name)
+	if last == nil && errors.Is(over, driver.ErrNotFound) {
+		d.alarms.raise("topic_missing", want.Name, fmt.Sprintf(
+			"the record of topic %q (%s) is gone, and its %d streams hold events: it is written again as it is declared", want.Name, d.names.topic(want.Name), want.Partitions))
+		return nil
+	}
+	return fmt.Errorf("its record (%s) is gone, and its streams (%s and others) are not the %d that are declared: declare as many as there are, or restore %s from a copy: %w",
+		d.names.topic(want.Name), info.Config.Name, want.Partitions, d.names.state(), driver.ErrMismatch)
 }
 
 func (d *jsDriver) knownTopic(name string) (driver.TopicSpec, bool) {
@@ -111,20 +140,18 @@ func (d *jsDriver) topicReady(ctx context.Context, name string) error {
 
 func (d *jsDriver) openPartition(ctx context.Context, r topicRecord, n int) error {
 	p := driver.Partition{Topic: r.Spec.Name, N: n}
-	info, err := d.streamInfo(ctx, d.names.partition(p))
-	if err == nil {
-		d.audit(info)
-		return nil
-	}
-	if !errors.Is(err, driver.ErrNotFound) {
+	info, made, err := d.openStream(ctx, d.partitionConfig(r.Spec, p))
+	switch {
+	case err != nil:
 		return err
-	}
-	if r.Ready {
+	case !made:
+		d.lookAt(info, d.partitionConfig(r.Spec, p))
+	case r.Ready:
 		d.env.Alarm(driver.Alarm{Code: "messages_missing", Thing: d.names.partition(p), Text: fmt.Sprintf(
 			"stream %s of topic %q is gone: what it held is lost unless there is a copy of the store; it is made anew, empty",
 			d.names.partition(p), p.Topic)})
 	}
-	return d.ensureStream(ctx, d.partitionConfig(r.Spec, p))
+	return nil
 }
 
 func (d *jsDriver) partitionConfig(spec driver.TopicSpec, p driver.Partition) streamConfig {
@@ -138,23 +165,6 @@ func (d *jsDriver) partitionConfig(spec driver.TopicSpec, p driver.Partition) st
 	if spec.MaxBytes > 0 {
 		c.MaxBytes = max(spec.MaxBytes/int64(spec.Partitions), 1)
 	}
-	c.Metadata = map[string]string{"posthorn-topic": spec.Name}
+	c.Metadata = map[string]string{topicMetadata: spec.Name}
 	return c
-}
-
-// audit looks for messages that have gone without our doing. A partition holds
-// events only and loses them only at its beginning, by Trim.
-func (d *jsDriver) audit(info streamInfo) {
-	s := info.State
-	var want uint64
-	if s.Last >= s.First && s.Last > 0 {
-		want = s.Last - s.First + 1
-	}
-	if s.Msgs == want && s.Deleted == 0 {
-		return
-	}
-	d.env.Alarm(driver.Alarm{Code: "messages_missing", Thing: info.Config.Name, Text: fmt.Sprintf(
-		"stream %s holds %d messages between %d and %d, where %d should be: %d are missing, by damage or by somebody's hand; "+
-			"groups pass over them; restore the store from a copy if they matter",
-		info.Config.Name, s.Msgs, s.First, s.Last, want, want-min(s.Msgs, want))})
 }

@@ -83,6 +83,58 @@ func (m *memory) EnsureTopic(ctx context.Context, want driver.TopicSpec) (driver
 	return want, nil
 }
 
+func (m *memory) Topics(ctx context.Context) ([]driver.TopicSpec, error) {
+	if err := m.check(ctx); err != nil {
+		return nil, err
+	}
+	s := m.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var specs []driver.TopicSpec
+	for _, name := range sortedKeys(s.topics) {
+		specs = append(specs, s.topics[name].spec)
+	}
+	return specs, nil
+}
+
+func (m *memory) Read(ctx context.Context, p driver.Partition, above uint64, limit int, bodies bool) ([]driver.Delivery, error) {
+	if err := m.check(ctx); err != nil {
+		return nil, err
+	}
+	s := m.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, part, err := s.part(p)
+	if err != nil {
+		return nil, err
+	}
+	var all []driver.Delivery
+	for pos := max(above+1, part.first); pos <= part.last() && len(all) < limit; pos++ {
+		m := part.msgs[pos-part.first]
+		d := driver.Delivery{Pos: pos, Stored: m.at, Msg: m.msg}
+		if !bodies {
+			d.Msg.Body = nil
+		}
+		d.Msg = clone(&d.Msg)
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+func (m *memory) ReadFrom(ctx context.Context, p driver.Partition, t time.Time) (uint64, error) {
+	if err := m.check(ctx); err != nil {
+		return 0, err
+	}
+	s := m.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, part, err := s.part(p)
+	if err != nil {
+		return 0, err
+	}
+	return startOf(part, driver.StartAt{Time: t}), nil
+}
+
 func (s *store) part(p driver.Partition) (*topic, *part, error) {
 	t := s.topics[p.Topic]
 	if t == nil || p.N < 0 || p.N >= len(t.parts) {

@@ -8,73 +8,6 @@ import (
 	"github.com/posthorn/posthorn/driver"
 )
 
-// A membership is one Join. Members do not share partitions: the first one has
-// them all, the next one gets them when it leaves.
-type membership struct {
-	m      driver.Member
-	driver *memory
-}
-
-func (m *memory) Join(ctx context.Context, name string, topics []string, member driver.Member) error {
-	if err := m.check(ctx); err != nil {
-		return err
-	}
-	me := &membership{m: member, driver: m}
-	s := m.store
-	s.mu.Lock()
-	g := s.groups[name]
-	if g == nil {
-		s.mu.Unlock()
-		return fmt.Errorf("%w: group %s", driver.ErrNotFound, name)
-	}
-	var mine []*place
-	for id, pl := range g.at {
-		for _, t := range topics {
-			if id.Topic == t && g.types[t] != nil {
-				mine = append(mine, pl)
-				pl.waiting = append(pl.waiting, me)
-				s.assign(id, pl)
-			}
-		}
-	}
-	s.mu.Unlock()
-	<-ctx.Done()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, pl := range mine {
-		pl.forget(me)
-		if t := pl.holder; t != nil && t.of == me { // not released: as if the member had died
-			t.end()
-		}
-	}
-	return nil
-}
-
-func (pl *place) forget(me *membership) {
-	for i, w := range pl.waiting {
-		if w == me {
-			pl.waiting = append(pl.waiting[:i], pl.waiting[i+1:]...)
-			return
-		}
-	}
-}
-
-// assign gives a free partition to who has waited longest.
-func (s *store) assign(id driver.Partition, pl *place) {
-	if pl.holder != nil || len(pl.waiting) == 0 {
-		return
-	}
-	me := pl.waiting[0]
-	pl.waiting = pl.waiting[1:]
-	pl.fence++
-	t := &tenure{store: s, id: id, place: pl, of: me, fence: pl.fence, start: pl.check}
-	t.start.Mark = min(t.start.Mark, pl.part.last())
-	t.next = pl.check.Floor + 1
-	pl.check.Clean = false
-	pl.holder = t
-	me.m.Assigned(t)
-}
-
 // A tenure is one holder's time.
 type tenure struct {
 	store *store
@@ -84,6 +17,11 @@ type tenure struct {
 	fence uint64
 	start driver.Checkpoint
 	next  uint64 // to hand out
+	// version is the record's as of which the holder knows.
+	version int
+	shed    chan struct{} // closed when somebody else is to have it
+	ended   chan struct{} // closed when it is not held any more
+	lost    error         // why it ended, nil after Release
 }
 
 var _ driver.Tenure = (*tenure)(nil)
@@ -92,20 +30,36 @@ func (t *tenure) Partition() driver.Partition { return t.id }
 func (t *tenure) Fence() uint64               { return t.fence }
 func (t *tenure) Start() driver.Checkpoint    { return t.start }
 func (t *tenure) StartBy() time.Time          { return time.Time{} }
-func (t *tenure) Lane() driver.Lane           { return &laneOf{store: t.store, lane: t.place.lane, holder: t} }
+func (t *tenure) Lane() driver.Lane {
+	return &laneOf{driver: t.of.driver, group: t.of.g.spec.Name, p: t.id, lane: t.place.lane, holder: t}
+}
 
 // held is called with the store locked.
 func (t *tenure) held() error {
-	if t.place.holder != t {
-		return driver.ErrLost
+	switch {
+	case t.place.holder == t:
+		return nil
+	case t.lost != nil:
+		return t.lost
 	}
-	return nil
+	return driver.ErrLost
 }
 
-// end gives the partition to the next member.
-func (t *tenure) end() {
-	t.place.holder = nil
-	t.store.assign(t.id, t.place)
+// end takes the place from its holder, if it has one. With nil it was released.
+func (pl *place) end(why error) {
+	if t := pl.holder; t != nil {
+		pl.holder, t.lost = nil, why
+		close(t.ended)
+	}
+}
+
+// informed tells of types that the holder does not know of, once.
+func (t *tenure) informed() error {
+	if t.version >= t.place.version {
+		return nil
+	}
+	t.version = t.place.version
+	return fmt.Errorf("%w: group %s has version %d", driver.ErrSubscription, t.of.g.spec.Name, t.version)
 }
 
 func (t *tenure) Fetch(ctx context.Context, into []driver.Delivery, maxBytes int) (int, error) {
@@ -124,6 +78,7 @@ func (t *tenure) Fetch(ctx context.Context, into []driver.Delivery, maxBytes int
 		}
 		select {
 		case <-news:
+		case <-t.ended:
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
@@ -157,6 +112,9 @@ func (t *tenure) Checkpoint(ctx context.Context, c driver.Checkpoint) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := t.held(); err != nil {
+		return err
+	}
+	if err := t.informed(); err != nil {
 		return err
 	}
 	c.Finished = append([]byte(nil), c.Finished...)
@@ -206,9 +164,13 @@ func (t *tenure) Release(ctx context.Context, c driver.Checkpoint) error {
 		}
 		t.place.check.Clean = c.Clean
 	} else {
+		if err := t.informed(); err != nil {
+			return err
+		}
 		c.Finished = append([]byte(nil), c.Finished...)
 		t.place.check = c
 	}
-	t.end()
+	t.place.end(nil)
+	t.of.released(t)
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
+	"github.com/posthorn/posthorn/internal/clock"
 )
 
 // A Kind is what a handler decided.
@@ -64,7 +65,7 @@ type Counts interface {
 	Handled()
 	Retried(late bool)
 	Dead(quarantined bool)
-	Skipped()
+	Skipped(n int) // less than zero: they were not, after all
 	Expired()
 	Parked()
 	Abandoned()
@@ -80,16 +81,16 @@ type Config struct {
 	WindowBytes int
 	MaxPayload  int
 	Checkpoint  time.Duration
+	Drain       time.Duration // of a partition that is given back
 	Boots       int
-	Handlers    map[string]*Handler        // by event type
-	Foreign     map[string]*Handler        // by topic: for messages without a type
-	Types       map[string]map[string]bool // by topic: the recorded subscription
-	Unordered   map[string]bool            // by topic
+	Handlers    map[string]*Handler // by event type
+	Foreign     map[string]*Handler // by topic: for messages without a type
+	Unordered   map[string]bool     // by topic
 	Gate        *Gate
 	Counts      Counts
 	Log         *slog.Logger
 	Alarm       func(driver.Alarm)
-	Now         func() time.Time
+	Clock       *clock.Clock
 	// Structured reads a message that carries its attributes in its body. It says
 	// false when the message is no such one, and may be called concurrently.
 	Structured func(m *driver.Message) (bool, error)
@@ -100,7 +101,8 @@ type Config struct {
 
 const (
 	floodLimit   = 20  // unreadable messages in a row that pause a group
-	maxFetch     = 512 // messages a Fetch
+	minFetch     = 16  // messages a Fetch, at first
+	maxFetch     = 512 // as soon as so many come
 	maxLoaded    = 512 // lane entries of a tenure in memory
 	loadBatch    = 128 // parked entries of a key that are loaded at a time
 	moveBatch    = 256 // lane operations at a time
@@ -125,44 +127,60 @@ type Group struct {
 	abandoned int
 	runs      map[*run]struct{}
 	tenures   map[driver.Partition]*tenure
+	leaving   map[driver.Tenure]chan struct{} // being released; closed when that is done
 	suspects  itemList
 	judging   bool // the suspects' goroutine runs
-	unread    int  // unreadable messages in a row
-	paused    bool
+	leaseWait bool // suspects wait for a lease
+	sub       *subscription
+	unread    int    // unreadable messages in a row
+	told      string // why the group's record says that nothing starts
+	flood     string // why the group has paused itself
+	resumes   int    // on record
+	paused    bool   // for either
 	draining  bool
-	returning int  // partitions that came too late
-	over      bool // workers end
+	returning int       // partitions that are on their way back
+	over      bool      // workers end
+	watchAt   time.Time // when watch wakes up, monotonic
 
+	wakeW    chan struct{} // watch
 	join     context.CancelFunc
 	joined   chan struct{}
 	joinErr  error
 	routines sync.WaitGroup
 }
 
-// Start joins the group and returns at once. failed is called, at most once,
-// when the membership ends without being asked to.
-func Start(cfg Config, topics []string, failed func(error)) *Group {
+// Start joins the group, which stands as it is told, and returns at once. failed is
+// called, at most once, when the membership ends without being asked to.
+func Start(cfg Config, stands driver.GroupSpec, failed func(error)) *Group {
 	g := &Group{
 		cfg:     cfg,
 		log:     cfg.Log.With("group", cfg.Name),
 		runs:    map[*run]struct{}{},
 		tenures: map[driver.Partition]*tenure{},
+		leaving: map[driver.Tenure]chan struct{}{},
+		wakeW:   make(chan struct{}, 1),
 		joined:  make(chan struct{}),
 	}
 	g.work.L, g.changed.L = &g.mu, &g.mu
 	g.base, g.cancel = context.WithCancel(context.Background())
 	ctx, cancel := context.WithCancel(context.Background())
 	g.join = cancel
+	g.mu.Lock()
+	g.watchAt = time.Now().Add(time.Hour) // monotonic
+	g.resumes = stands.Resumes
+	g.takeIn(stands)
+	g.takePause(stands)
+	g.mu.Unlock()
 	go func() {
 		defer close(g.joined)
 		g.mu.Lock()
-		none := len(topics) == 0 || g.draining // stopped already: to join now would only be to leave
+		none := g.draining // stopped already: to join now would only be to leave
 		g.mu.Unlock()
 		if none {
 			<-ctx.Done()
 			return
 		}
-		err := cfg.Driver.Join(ctx, cfg.Name, topics, (*member)(g))
+		err := cfg.Driver.Join(ctx, cfg.Name, (*member)(g))
 		if ctx.Err() == nil {
 			g.joinErr = err
 			failed(err)
@@ -214,6 +232,7 @@ func (g *Group) Stop(ctx context.Context) error {
 	g.idle = 0
 	g.work.Broadcast()
 	g.changed.Broadcast()
+	g.clearAll()
 	g.mu.Unlock()
 	if left > 0 {
 		return fmt.Errorf("%w: %d of group %q", ErrDrain, left, g.cfg.Name)
@@ -266,29 +285,21 @@ func (g *Group) moving() bool {
 	return false
 }
 
-// Paused tells whether the group has paused itself.
-func (g *Group) Paused() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.paused
-}
-
-// Idle tells whether nothing that the group has fetched is unsettled.
-func (g *Group) Idle() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, t := range g.tenures {
-		if t.held > 0 {
-			return false
-		}
-	}
-	return len(g.runs) == 0
-}
-
 // member is what the driver sees of a Group.
 type member Group
 
 var _ driver.Member = (*member)(nil)
+
+func (m *member) Subscribed(spec driver.GroupSpec) []string {
+	g := (*Group)(m)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.takeIn(spec)
+	g.takePause(spec)
+	return g.sub.topics()
+}
+
+func (m *member) Status() driver.Status { return (*Group)(m).status() }
 
 func (m *member) Assigned(d driver.Tenure) {
 	g := (*Group)(m)
@@ -297,8 +308,12 @@ func (m *member) Assigned(d driver.Tenure) {
 	if g.draining {
 		g.returning++
 		g.routines.Add(1)
+		g.leaving[d] = make(chan struct{})
 		go g.handBack(d)
 		return
+	}
+	if old := g.tenures[d.Partition()]; old != nil {
+		old.lose(fmt.Errorf("%w: it was assigned anew", driver.ErrLost))
 	}
 	t := newTenure(g, d)
 	g.tenures[t.part] = t
@@ -310,34 +325,44 @@ func (g *Group) handBack(d driver.Tenure) {
 	defer g.routines.Done()
 	ctx, cancel := context.WithTimeout(context.Background(), afterDrain)
 	defer cancel()
-	if err := d.Release(ctx, d.Start()); err != nil && !errors.Is(err, driver.ErrLost) {
+	if err := g.release(ctx, d, d.Start(), nil); err != nil && !errors.Is(err, driver.ErrLost) {
 		g.log.Warn("a partition was not released", "topic", d.Partition().Topic, "partition", d.Partition().N, "error", err)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.left(d)
 	g.returning--
 	g.changed.Broadcast()
 }
 
-// Revoke drains one partition.
+// left notes that a tenure was released, or cannot be.
+func (g *Group) left(d driver.Tenure) {
+	close(g.leaving[d])
+	delete(g.leaving, d)
+}
+
+// Revoke drains one partition. It returns when ctx ends, too: the draining goes on.
 func (m *member) Revoke(ctx context.Context, d driver.Tenure) {
 	g := (*Group)(m)
 	g.mu.Lock()
-	t := g.tenures[d.Partition()]
-	if t == nil || t.d != d {
-		g.mu.Unlock()
-		return
+	gone := g.leaving[d]
+	if t := g.tenures[d.Partition()]; t != nil && t.d == d {
+		gone = t.gone
+		if !t.closing {
+			t.closing = true
+			t.stopFetching()
+			g.returning++
+			g.routines.Add(1)
+			go t.giveBack()
+		}
 	}
-	t.stopFetching()
-	t.closing = true
 	g.mu.Unlock()
-	g.await(ctx, func() bool { return t.lost || t.running == 0 })
-	g.mu.Lock()
-	t.moveFailed()
-	g.mu.Unlock()
-	g.await(ctx, func() bool { return t.lost || len(t.ops) == 0 && !t.applying })
-	if err := t.release(ctx); err != nil {
-		g.log.Warn("a partition was not released cleanly", "topic", t.part.Topic, "partition", t.part.N, "error", err)
+	if gone == nil {
+		return // lost
+	}
+	select {
+	case <-gone:
+	case <-ctx.Done():
 	}
 }
 

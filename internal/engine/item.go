@@ -13,6 +13,10 @@ type Item struct {
 	h        *Handler
 	kq       *keyQueue
 	next     *Item // in the one list that it is in
+	older    *Item // of those that hold the floor back
+	newer    *Item
+	listed   bool      // among these
+	came     time.Time // when it came in, monotonic
 	entry    *driver.Entry
 	order    uint64
 	expires  time.Time
@@ -24,6 +28,7 @@ type Item struct {
 	booted   bool   // a Boot entry stands for it
 	bootRev  uint64 // its revision
 	counts   bool   // its next start is on record
+	skipped  bool   // outside of the subscription, as far as that is known
 	where    place
 	timer    *time.Timer
 	judged   chan struct{} // closed when a suspect has left the window
@@ -33,15 +38,17 @@ type Item struct {
 type place uint8
 
 const (
-	nowhere  place = iota
-	inKey          // waits behind another of its key
-	inGated        // waits for the mark
-	inReady        // waits for a worker
-	inJudged       // waits to be run as a suspect
-	inRun          // its handler runs
-	inWait         // waits for its next attempt in memory
-	inMove         // waits for the lane to have it
-	inHold         // unreadable, in a paused group
+	nowhere    place = iota
+	inKey            // waits behind another of its key
+	inGated          // waits for the mark
+	inReady          // waits for a worker
+	inStalled        // waits until handlers of its tenure may be started
+	inJudged         // waits to be run as a suspect
+	inRun            // its handler runs
+	inWait           // waits for its next attempt in memory
+	inMove           // waits for the lane to have it
+	inHold           // unreadable, in a paused group
+	inUnserved       // of a type without a handler here
 )
 
 // Group is the name of the group that handles the item.
@@ -90,6 +97,20 @@ func (l *itemList) pop() *Item {
 	it.next = nil
 	l.n--
 	return it
+}
+
+// remove takes out an item that stands behind prev, or first.
+func (l *itemList) remove(prev, it *Item) {
+	if prev == nil {
+		l.pop()
+		return
+	}
+	prev.next = it.next
+	if l.tail == it {
+		l.tail = prev
+	}
+	it.next = nil
+	l.n--
 }
 
 // take removes and returns all.

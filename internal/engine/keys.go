@@ -151,14 +151,19 @@ func (t *tenure) park(it *Item) {
 }
 
 // hasParked notes that the lane has an item of the key.
-func (k *keyQueue) hasParked(order uint64) {
+func (t *tenure) hasParked(k *keyQueue, order uint64) {
 	if i := slices.Index(k.parking, order); i >= 0 {
 		k.parking = slices.Delete(k.parking, i, i+1)
 	}
 	if k.parked == 0 || order < k.first {
 		k.first = order
 	}
-	k.parked++
+	t.setParked(k, k.parked+1)
+}
+
+func (t *tenure) setParked(k *keyQueue, n int) {
+	t.parked += n - k.parked
+	k.parked = n
 }
 
 // strand parks all that waits behind a handler that ignores its deadline, so that
@@ -170,7 +175,7 @@ func (t *tenure) strand(k *keyQueue) {
 		if it.entry == nil || it.entry.State != driver.Parked {
 			t.park(it)
 		} else { // it stands there still: forget that it was loaded
-			k.hasParked(it.order)
+			t.hasParked(k, it.order)
 			t.forget(it)
 		}
 		it = next
@@ -188,6 +193,7 @@ func (t *tenure) adopt(k *keyQueue) {
 		}
 		it.entry, it.adopted = e, true
 		t.live[e.Name] = struct{}{}
+		t.delist(it)
 		t.held--
 		if it.counted {
 			it.counted = false
@@ -197,7 +203,8 @@ func (t *tenure) adopt(k *keyQueue) {
 		t.apply(driver.LaneOp{Entry: &put}, func() {
 			e.Rev = put.Rev
 			t.settling = append(t.settling, driver.Settlement{Pos: it.Delivery.Pos})
-			t.changed()
+			t.noted(1)
+			t.progress()
 		})
 	}
 	t.strand(k)

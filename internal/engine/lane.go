@@ -3,7 +3,6 @@ package engine
 import (
 	"cmp"
 	"container/heap"
-	"errors"
 	"slices"
 	"time"
 
@@ -19,9 +18,11 @@ type laneOp struct {
 	settled bool
 }
 
-// A dueEntry is what the index knows of a Due entry.
+// A dueEntry is what the index knows of a Due entry. Its due time became a wait
+// when it was put, or when the lane was taken over: a wall clock that jumps later
+// changes nothing.
 type dueEntry struct {
-	at    time.Time
+	at    time.Time // monotonic
 	name  string
 	trial bool
 }
@@ -41,9 +42,10 @@ func (h *dueHeap) Pop() any {
 
 // loadIndex reads what the lane holds, before the first message is taken in.
 func (t *tenure) loadIndex() bool {
-	g, now := t.g, t.g.cfg.Now()
+	g, now, sure := t.g, time.Now(), t.g.cfg.Clock.Sure() // monotonic
 	unclean := !t.d.Start().Clean
 	var wait backoff
+	defer t.calm(&wait, "lane_failed")
 	var stale []*driver.Entry
 	for after := ""; ; {
 		entries, next, err := t.d.Lane().Scan(t.ctx, after, 1000)
@@ -62,7 +64,7 @@ func (t *tenure) loadIndex() bool {
 			e := &entries[i]
 			switch e.State {
 			case driver.Due:
-				heap.Push(&t.due, dueEntry{at: e.Due, name: e.Name, trial: unclean && !e.Due.After(now)})
+				heap.Push(&t.due, dueEntry{at: now.Add(e.Due.Sub(sure)), name: e.Name, trial: unclean && !e.Due.After(sure)})
 			case driver.Parked:
 				k := t.keyOf(e.Key)
 				if k == nil { // the topic was ordered when it was parked
@@ -72,7 +74,7 @@ func (t *tenure) loadIndex() bool {
 				if k.parked == 0 || e.Order < k.first {
 					k.first = e.Order
 				}
-				k.parked++
+				t.setParked(k, k.parked+1)
 				k.trial = unclean
 			case driver.Boot:
 				if !unclean || !t.queue && t.win.settled(e.Order) {
@@ -85,7 +87,6 @@ func (t *tenure) loadIndex() bool {
 			break
 		}
 	}
-	t.calm(&wait, "lane_failed")
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range stale {
@@ -127,26 +128,29 @@ func (t *tenure) entryOf(it *Item, state driver.EntryState) *driver.Entry {
 
 // move takes an item to the lane. It keeps its place in the window until the
 // lane has it.
-func (t *tenure) move(it *Item, e *driver.Entry) {
+func (t *tenure) move(it *Item, e *driver.Entry) { t.moveUntil(it, e, time.Time{}) }
+
+// moveUntil takes an item to the lane, which is to come back at a time, monotonic.
+func (t *tenure) moveUntil(it *Item, e *driver.Entry, at time.Time) {
 	it.where = inMove
 	if it.booted {
 		// The entry takes the place of the Boot entry, which has its name.
 		e.Rev, it.booted = it.bootRev, false
 	}
-	t.apply(driver.LaneOp{Entry: e}, func() { t.moved(it, e) })
+	t.apply(driver.LaneOp{Entry: e}, func() { t.moved(it, e, at) })
 }
 
 // anyRev asks the clerk to look up which revision stands.
 const anyRev = ^uint64(0)
 
 // moved is called when the lane has an item.
-func (t *tenure) moved(it *Item, e *driver.Entry) {
+func (t *tenure) moved(it *Item, e *driver.Entry, at time.Time) {
 	switch e.State {
 	case driver.Due:
-		heap.Push(&t.due, dueEntry{at: e.Due, name: e.Name})
+		heap.Push(&t.due, dueEntry{at: at, name: e.Name})
 	case driver.Parked:
 		k := it.kq
-		k.hasParked(e.Order)
+		t.hasParked(k, e.Order)
 		t.nextOf(k)
 	}
 	if it.entry != nil {
@@ -182,6 +186,7 @@ func (t *tenure) keepLane() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var wait backoff
+	defer t.calm(&wait, "lane_failed")
 	for {
 		select {
 		case <-t.wakeC:
@@ -263,8 +268,6 @@ func (t *tenure) applyOps() (more bool, err error) {
 		switch e := ops[i].Err; {
 		case err == nil || e == nil && !t.none(ops):
 			t.done(o)
-		case errors.Is(e, driver.ErrConflict):
-			t.conflict(o)
 		default:
 			failed = append(failed, o)
 			again = err
@@ -328,14 +331,6 @@ func (t *tenure) done(o *laneOp) {
 	if o.after != nil {
 		o.after()
 	}
-}
-
-// conflict settles an operation on an entry that is not as it was. When it was
-// to be new, it stands already: put before an unclean end. Otherwise somebody
-// changed it from outside, and what they did stands.
-func (t *tenure) conflict(o *laneOp) {
-	t.g.log.Info("a lane entry was changed before", "topic", t.part.Topic, "partition", t.part.N, "entry", o.op.Entry.Name)
-	t.done(o)
 }
 
 // lookUp fills in the revisions that are to be replaced whatever they are.
@@ -405,21 +400,23 @@ func (t *tenure) bringBack(k *keyQueue, entries []driver.Entry) {
 	for i := range entries {
 		e := &entries[i]
 		if e.Order > most {
-			k.first, k.parked = e.Order, max(k.parked, 1)
+			k.first = e.Order
+			t.setParked(k, max(k.parked, 1))
 			return
 		}
-		k.first, k.parked = e.Order+1, max(k.parked-1, 0)
+		k.first = e.Order + 1
+		t.setParked(k, max(k.parked-1, 0))
 		t.revive(e, trial)
 	}
 	k.trial = false
 	if len(entries) < loadBatch {
-		k.parked = 0 // whatever the count was: they may have been changed from outside
+		t.setParked(k, 0) // whatever the count was: they may have been changed from outside
 	}
 }
 
 // loadDue loads entries whose time has come.
 func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
-	g, now := t.g, t.g.cfg.Now()
+	g, now := t.g, time.Now() // monotonic
 	g.mu.Lock()
 	var batch []dueEntry
 	for t.due.Len() > 0 && !t.idleNow() && len(t.live)+len(batch) < maxLoaded && len(batch) < loadBatch && !t.due[0].at.After(now) {
@@ -450,6 +447,9 @@ func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
 			heap.Push(&t.due, e)
 		}
 		return false, 0, err
+	}
+	if len(entries) < len(names) {
+		t.g.log.Debug("lane entries that were due are gone: they were handled or deleted", "topic", t.part.Topic, "partition", t.part.N, "due", len(names), "found", len(entries))
 	}
 	for i := range entries {
 		t.revive(&entries[i], trial[entries[i].Name])

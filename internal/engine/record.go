@@ -83,20 +83,20 @@ func (r *record) note(v Verdict, at time.Time) {
 	}
 }
 
-// A DeadRecord is what a dead letter's entry says.
+// A DeadRecord is what an entry says, a dead letter's above all.
 type DeadRecord struct {
-	Attempts            int
+	Attempts, Boots     int
 	Errors              []string
 	Code, Member, Bad   string
 	First, Died, Stored time.Time
 	Order               uint64
 }
 
-// DecodeDead reads the head of a dead letter's entry.
+// DecodeDead reads the head of an entry.
 func DecodeDead(head []byte) (DeadRecord, error) {
 	r, err := decodeRecord(head)
 	return DeadRecord{
-		Attempts: r.Attempts, Errors: r.Errors, Code: r.Code, Member: r.Member, Bad: r.Bad,
+		Attempts: r.Attempts, Boots: r.Boots, Errors: r.Errors, Code: r.Code, Member: r.Member, Bad: r.Bad,
 		First: fromMillis(r.First), Died: fromMillis(r.Died), Stored: fromMillis(r.Stored), Order: r.Order,
 	}, err
 }

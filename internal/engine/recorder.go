@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"cmp"
+	"errors"
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
@@ -79,6 +81,7 @@ func (t *tenure) keepRecord() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var wait backoff
+	defer t.calm(&wait, "checkpoint_failed")
 	for {
 		select {
 		case <-t.wakeS:
@@ -86,8 +89,16 @@ func (t *tenure) keepRecord() {
 		case <-t.all.Done():
 			return
 		}
+		more, failed := t.lookAgain()
 		next, err := t.record()
-		if err == nil {
+		if errors.Is(err, driver.ErrSubscription) {
+			err = t.resubscribe()
+			more = true
+		}
+		if err = cmp.Or(err, failed); err == nil {
+			if more {
+				t.wakeRecorder()
+			}
 			t.calm(&wait, "checkpoint_failed")
 			timer.Reset(next)
 			continue
@@ -103,6 +114,15 @@ func (t *tenure) keepRecord() {
 	}
 }
 
+// resubscribe takes in what the group has subscribed to since the last record, which
+// has been refused for it.
+func (t *tenure) resubscribe() error {
+	if t.refused++; t.refused > 3 {
+		return driver.ErrSubscription // again and again: not at once any more
+	}
+	return t.g.askRecord(t.all)
+}
+
 // record writes what is due and returns when it wants to be called again.
 func (t *tenure) record() (time.Duration, error) {
 	g := t.g
@@ -113,9 +133,10 @@ func (t *tenure) record() (time.Duration, error) {
 	}
 	age := time.Duration(0)
 	if t.changes > 0 {
-		age = time.Since(t.since)
+		age = time.Since(t.since) // monotonic
 	}
-	due := t.raise || t.changes >= checkpointEvery || t.changes > 0 && (age >= g.cfg.Checkpoint || t.queue)
+	sure := t.unsure()
+	due := t.raise || t.press && !sure || t.changes >= checkpointEvery || t.fills() && !sure || t.changes > 0 && (age >= g.cfg.Checkpoint || t.queue)
 	if !due {
 		next := time.Hour
 		if t.changes > 0 {
@@ -125,11 +146,12 @@ func (t *tenure) record() (time.Duration, error) {
 		return next, nil
 	}
 	changes := t.changes
-	c := t.checkpoint()
+	c := t.checkpoint(sure)
+	high := t.win.high
 	settling := t.settling
 	t.settling, t.flushing = nil, len(settling)
 	if t.raise {
-		c.Mark = t.nextMark(time.Now())
+		c.Mark = t.nextMark(time.Now()) // monotonic
 	}
 	g.mu.Unlock()
 
@@ -142,16 +164,20 @@ func (t *tenure) record() (time.Duration, error) {
 		t.settling = append(settling, t.settling...)
 		return 0, err
 	}
+	t.refused = 0
 	t.flushed += len(settling)
 	g.changed.Broadcast()
 	t.changes -= changes
 	if t.changes > 0 {
-		t.since = time.Now()
+		t.since = time.Now() // monotonic
 	}
 	if !t.queue {
+		if t.press = false; !sure {
+			t.win.confirm(high)
+		}
 		t.recorded(c)
 	}
-	if t.raise || t.queue && t.changes > 0 {
+	if t.raise || t.queue && t.changes > 0 || t.changes >= checkpointEvery || t.fills() && !t.unsure() {
 		t.wakeRecorder()
 	}
 	return g.cfg.Checkpoint, nil

@@ -57,39 +57,69 @@ func (g *Group) nextSuspect() *Item {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for {
-		it := g.suspects.head
-		switch {
-		case it == nil || g.draining || g.over:
-			g.judging = false
-			return nil
-		case it.t.lost || it.t.closing:
-			g.suspects.pop()
-		case g.paused:
-			g.changed.Wait()
-		default:
-			return g.suspects.pop()
+		it := g.eligible()
+		if it != nil {
+			return it
 		}
+		if g.suspects.n == 0 || g.draining || g.over {
+			g.judging, g.leaseWait = false, false
+			return nil
+		}
+		g.changed.Wait()
 	}
+}
+
+// eligible takes the first suspect that may be started, and drops those that will
+// not be by this tenure.
+func (g *Group) eligible() *Item {
+	if g.draining || g.over {
+		return nil
+	}
+	var prev, found *Item
+	lapsed := false
+	for it := g.suspects.head; it != nil && found == nil; {
+		next, t := it.next, it.t
+		switch {
+		case t.lost || t.closing:
+			g.suspects.remove(prev, it)
+		case g.paused || t.stalls():
+			lapsed = lapsed || t.lapsed()
+			prev = it
+		default:
+			g.suspects.remove(prev, it)
+			found = it
+		}
+		it = next
+	}
+	if lapsed && found == nil && !g.leaseWait {
+		wake(g.wakeW)
+	}
+	g.leaseWait = lapsed && found == nil
+	return found
 }
 
 // try records the start of a suspect and lets it go, or quarantines it. It
 // returns false when it was not let go.
 func (g *Group) try(it *Item, judged chan struct{}) bool {
 	t := it.t
-	if it.rec.Boots >= g.cfg.Boots {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.quarantine(it)
+	g.mu.Lock()
+	if t.idleNow() || t.stalls() { // since it was chosen
+		g.judge(it)
+		g.mu.Unlock()
 		return false
 	}
-	g.mu.Lock()
+	if it.rec.Boots >= g.cfg.Boots {
+		g.quarantine(it)
+		g.mu.Unlock()
+		return false
+	}
 	e := t.bootEntry(it)
 	g.mu.Unlock()
 	var wait backoff
+	defer t.calm(&wait, "lane_failed")
 	for {
 		err := t.putBoot(e)
 		if err == nil {
-			t.calm(&wait, "lane_failed")
 			break
 		}
 		if t.ended(err) {
@@ -110,32 +140,56 @@ func (g *Group) try(it *Item, judged chan struct{}) bool {
 	} else {
 		it.booted, it.bootRev = true, e.Rev
 	}
-	it.counts = true
-	if t.idleNow() {
-		t.uncount(it)
+	it.counts, it.suspect = true, false
+	switch {
+	case t.closing || g.draining:
+		t.uncount(it, nil)
+		return false
+	case g.paused || t.stalls():
+		t.takeBack(it)
 		return false
 	}
-	it.suspect, it.judged = false, judged
-	it.where = nowhere
+	it.judged, it.where = judged, nowhere
 	t.makeReady(it)
 	return true
 }
 
-// uncount takes a start off the record that will not happen in this tenure.
-func (t *tenure) uncount(it *Item) {
+// takeBack has a suspect that was let go, and was not started, wait to be tried
+// again, so that others can be tried meanwhile.
+func (t *tenure) takeBack(it *Item) {
+	it.left()
+	it.where = inMove
+	t.uncount(it, func() {
+		it.suspect = true
+		t.makeReady(it)
+	})
+}
+
+// uncount takes a start off the record that has not happened.
+func (t *tenure) uncount(it *Item, after func()) {
 	it.counts = false
+	e := &driver.Entry{Name: t.entryName(it)}
+	op := driver.LaneOp{Entry: e}
 	switch {
 	case it.entry != nil:
-		e := *it.entry
+		*e = *it.entry
 		e.Head = it.rec.encode()
-		t.apply(driver.LaneOp{Entry: &e}, nil)
 	case it.rec.Boots == 0:
-		t.apply(driver.LaneOp{Entry: &driver.Entry{Name: t.entryName(it)}, Delete: true}, nil)
+		op.Delete = true
 	default:
-		e := t.entryOf(it, driver.Boot)
+		*e = *t.entryOf(it, driver.Boot)
 		e.Rev, e.Msg = it.bootRev, driver.Message{}
-		t.apply(driver.LaneOp{Entry: e}, nil)
 	}
+	t.apply(op, func() {
+		if it.entry != nil {
+			it.entry.Rev = e.Rev
+		} else {
+			it.booted, it.bootRev = !op.Delete, e.Rev
+		}
+		if after != nil {
+			after()
+		}
+	})
 }
 
 // bootEntry counts one more start. For an item from the window that is a Boot

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
@@ -29,9 +30,13 @@ type tenure struct {
 	all     context.Context // of the clerk and the recorder
 	stopAll context.CancelFunc
 	fetched chan struct{}
+	skip    []bool // the fetcher's own
 	clerk   chan struct{}
 	scribe  chan struct{}
 
+	ending   sync.Once     // release
+	gone     chan struct{} // closed when it is not held any more
+	endErr   error         // of it
 	lost     bool
 	closing  bool // no handler starts
 	running  int  // handlers
@@ -44,6 +49,9 @@ type tenure struct {
 	mark    uint64 // recorded
 	trial   uint64 // what is at or below it, and not settled, is suspect; 0 after a clean start; constant
 	gated   itemList
+	doubts  bool   // what is passed over has to be looked at again, with more types
+	seen    uint64 // how far that is done
+	upTo    uint64 // how far it goes
 	top     uint64 // highest position that was let go
 	ahead   int    // made ready and not started
 	step    uint64 // by how much the mark is raised
@@ -52,13 +60,22 @@ type tenure struct {
 	raise   bool
 	changes int // results that are not recorded
 	since   time.Time
+	press   bool // the fetcher waits for what is passed over to be recorded
+	refused int  // how often in a row the record was, with ErrSubscription
 	// Queue.
 	order    uint64
 	settling []driver.Settlement
-	flushing int // settlements that are on their way
-	flushed  int // that were carried out
+	flushing int      // settlements that are on their way
+	flushed  int      // that were carried out
+	unserved itemList // of types that are recorded and have no handler here
+
+	stalled itemList // ready, but no handler may be started: see stalls
+	hold    []heldItem
+	oldest  *Item // that holds the floor back
+	newest  *Item
 
 	keys     map[string]*keyQueue
+	parked   int                    // of all keys
 	early    map[*keyQueue]struct{} // parked above what has been fetched
 	freeKeys []*keyQueue
 
@@ -78,6 +95,7 @@ func newTenure(g *Group, d driver.Tenure) *tenure {
 	p := d.Partition()
 	t := &tenure{
 		g: g, d: d, part: p,
+		gone:      make(chan struct{}),
 		name:      fmt.Sprintf("%s/%d", p.Topic, p.N),
 		queue:     g.cfg.Driver.Caps().Queue,
 		unordered: g.cfg.Unordered[p.Topic],
@@ -114,259 +132,35 @@ func (t *tenure) start() {
 	go t.keepRecord()
 }
 
-func (t *tenure) stopFetching() { t.stop() }
+// stopFetching ends the fetcher. Group.mu is held.
+func (t *tenure) stopFetching() {
+	t.stop()
+	t.progress() // it may be waiting for room
+}
 
 // idleNow tells whether starts are to be held back.
 func (t *tenure) idleNow() bool { return t.lost || t.closing || t.g.draining || t.g.paused }
 
-// fetch takes messages in until it is stopped.
-func (t *tenure) fetch() {
-	defer t.g.routines.Done()
-	defer close(t.fetched)
-	if !t.loadIndex() {
+// stalls tells whether no handler may be started just now: the lease is about to
+// end, or the topic will be given back because a handler is missing.
+func (t *tenure) stalls() bool { return t.lapsed() || !t.served() }
+
+func (t *tenure) lapsed() bool {
+	by := t.d.StartBy()
+	return !by.IsZero() && !time.Now().Before(by) // monotonic
+}
+
+// unstall lets go what was held back, if it may be started now.
+func (t *tenure) unstall() {
+	if t.stalled.n == 0 || t.stalls() {
 		return
 	}
-	into := make([]driver.Delivery, maxFetch)
-	var wait backoff
-	for {
-		n, bytes := t.room()
-		if n == 0 {
-			return
-		}
-		n, err := t.d.Fetch(t.ctx, into[:min(n, maxFetch)], bytes)
-		if n > 0 {
-			if !t.admit(into[:n]) {
-				return
-			}
-			clear(into[:n])
-		}
-		switch {
-		case t.ctx.Err() != nil:
-			return
-		case err == nil:
-			t.calm(&wait, "fetch_failed")
-		case errors.Is(err, driver.ErrLost):
-			t.g.mu.Lock()
-			t.lose(err)
-			t.g.mu.Unlock()
-			return
-		default:
-			t.trouble(&wait, "fetch_failed", "messages cannot be fetched", err)
-			if !wait.sleep(t.ctx) {
-				return
-			}
-		}
+	for it := t.stalled.take(); it != nil; {
+		next := it.next
+		it.next = nil
+		t.letGo(it)
+		it = next
 	}
-}
-
-// room waits until more may be taken in and says how much. It returns 0 when
-// the tenure is to end.
-func (t *tenure) room() (messages, bytes int) {
-	g := t.g
-	stop := context.AfterFunc(t.ctx, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.changed.Broadcast()
-	})
-	defer stop()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for {
-		if t.lost || t.ctx.Err() != nil {
-			return 0, 0
-		}
-		share := max(g.cfg.WindowBytes/max(1, len(g.tenures)), 1)
-		messages, bytes = t.roomNow(), share-t.bytes
-		if !g.paused && messages > 0 && bytes > 0 {
-			return messages, bytes
-		}
-		g.changed.Wait()
-	}
-}
-
-func (t *tenure) roomNow() int {
-	if t.queue {
-		return t.g.cfg.Window - t.held
-	}
-	return t.win.room()
-}
-
-// admit takes a batch in. It returns false when the tenure is to end.
-func (t *tenure) admit(batch []driver.Delivery) bool {
-	items := make([]Item, len(batch))
-	for i := range batch {
-		t.prepare(&items[i], batch[i])
-	}
-	standing, ok := t.standing(items)
-	if !ok {
-		return false
-	}
-	g := t.g
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for i := range items {
-		it := &items[i]
-		if !t.queue {
-			for !t.account(it.order) {
-				if t.lost || t.ctx.Err() != nil {
-					return false
-				}
-				g.changed.Wait()
-			}
-			if t.win.settled(it.order) {
-				t.win.advance()
-				continue
-			}
-		}
-		t.held++
-		t.bytes += it.size()
-		if it.suspect {
-			it.counted = true
-			t.suspects++
-		}
-		t.take(it, standing)
-	}
-	for k := range t.early {
-		if k.first <= t.win.high {
-			delete(t.early, k)
-			t.nextOf(k)
-		}
-	}
-	t.progress()
-	return true
-}
-
-// account makes room for a position in the window, and says false when it does
-// not fit yet.
-func (t *tenure) account(pos uint64) bool {
-	w := t.win
-	if pos <= w.high {
-		return true
-	}
-	if !w.fits(pos) && w.high != w.floor {
-		return false
-	}
-	w.skipTo(pos)
-	w.high = pos
-	w.advance()
-	return true
-}
-
-// prepare fills an item from a delivery, without the lock.
-func (t *tenure) prepare(it *Item, d driver.Delivery) {
-	it.Delivery, it.t, it.order = d, t, d.Pos
-	if t.queue {
-		t.order++
-		it.order = t.order
-		it.suspect = d.Again
-	} else {
-		it.suspect = d.Pos <= t.trial
-	}
-	it.rec.Stored = unixMilli(d.Stored)
-	if m := &it.Delivery.Msg; d.Bad == nil && (m.Type == "" || m.ContentType == "application/cloudevents+json") && len(m.Body) <= t.g.cfg.MaxPayload {
-		if ok, err := t.g.cfg.Structured(m); ok && err != nil {
-			it.Delivery.Bad = err
-		}
-		d = it.Delivery
-	}
-	it.expires = expiryOf(&d.Msg)
-}
-
-// expiryOf is when a message loses its use; zero for never.
-func expiryOf(m *driver.Message) time.Time {
-	for _, a := range m.Attrs {
-		if a.Name == "expirytime" {
-			at, _ := time.Parse(time.RFC3339Nano, a.Value)
-			return at
-		}
-	}
-	return time.Time{}
-}
-
-// standing looks which suspects the lane has already: what left the window for
-// the lane before an unclean end is not handled from the window too.
-func (t *tenure) standing(items []Item) (map[string]driver.Entry, bool) {
-	var names []string
-	for i := range items {
-		if items[i].suspect {
-			names = append(names, t.entryName(&items[i]))
-		}
-	}
-	if len(names) == 0 {
-		return nil, true
-	}
-	var wait backoff
-	for {
-		entries, err := t.d.Lane().Get(t.ctx, names)
-		if err == nil {
-			t.calm(&wait, "lane_failed")
-			m := make(map[string]driver.Entry, len(entries))
-			for _, e := range entries {
-				m[e.Name] = e
-			}
-			return m, true
-		}
-		if t.ended(err) {
-			return nil, false
-		}
-		t.trouble(&wait, "lane_failed", "the lane cannot be read", err)
-		if !wait.sleep(t.ctx) {
-			return nil, false
-		}
-	}
-}
-
-// entryName names the entry of an item. A queue's handles say nothing that lasts:
-// there, copies of a message share an entry.
-func (t *tenure) entryName(it *Item) string {
-	m := &it.Delivery.Msg
-	order := it.order
-	if t.queue && m.ID != "" { // foreign messages have no id to tell them apart
-		order = 0
-	}
-	return driver.EntryName(m.Key, order, m.Source, m.ID)
-}
-
-// take decides what becomes of an item that has come in.
-func (t *tenure) take(it *Item, standing map[string]driver.Entry) {
-	g := t.g
-	m := &it.Delivery.Msg
-	if it.suspect {
-		if e, ok := standing[t.entryName(it)]; ok {
-			if e.State != driver.Boot {
-				t.settle(it) // the lane has it
-				return
-			}
-			stored := it.rec.Stored
-			it.rec, _ = decodeRecord(e.Head)
-			it.rec.Stored, it.known = stored, it.rec.Attempts
-			it.booted, it.bootRev = true, e.Rev
-		}
-	}
-	switch {
-	case it.Delivery.Bad != nil, m.Type == "", len(m.Body) > g.cfg.MaxPayload:
-		it.h = g.cfg.Foreign[t.part.Topic]
-		if it.h == nil || it.Delivery.Bad != nil || len(m.Body) > g.cfg.MaxPayload {
-			t.bury(it, g.cfg.Foreigner(it))
-			return
-		}
-	case !g.cfg.Types[t.part.Topic][m.Type]:
-		g.cfg.Counts.Skipped()
-		t.settle(it)
-		return
-	default:
-		it.h = g.cfg.Handlers[m.Type]
-	}
-	t.admitKeyed(it)
-}
-
-func (t *tenure) admitKeyed(it *Item) {
-	it.kq = t.keyOf(it.Delivery.Msg.Key)
-	if it.kq != nil && it.kq.spills(t, it.order) {
-		t.park(it)
-		return
-	}
-	t.enqueue(it)
 }
 
 // settle ends an item that came from the window or from the lane.
@@ -374,7 +168,7 @@ func (t *tenure) settle(it *Item) {
 	switch {
 	case it.entry != nil:
 		t.drop(it)
-	case it.booted:
+	case it.booted && (t.queue || !it.skipped):
 		t.unboot(it)
 	default:
 		t.leave(it)
@@ -383,6 +177,7 @@ func (t *tenure) settle(it *Item) {
 
 // leave takes an item out of the window: it is settled, or the lane has it.
 func (t *tenure) leave(it *Item) {
+	t.delist(it)
 	t.bytes -= it.size()
 	t.held--
 	if it.counted {
@@ -393,25 +188,38 @@ func (t *tenure) leave(it *Item) {
 	if t.lost {
 		return
 	}
-	if t.queue {
+	switch {
+	case t.queue:
 		t.settling = append(t.settling, driver.Settlement{Pos: it.Delivery.Pos})
-	} else {
+	case it.skipped:
+		t.win.pass(it.order)
+	default:
 		t.win.settle(it.order)
 	}
-	t.changed()
-}
-
-// changed notes a result that has to be recorded.
-func (t *tenure) changed() {
-	t.changes++
-	if t.changes == 1 {
-		t.since = time.Now()
-		t.wakeRecorder()
-	} else if t.changes%checkpointEvery == 0 {
-		t.wakeRecorder()
+	if t.doubts {
+		t.wakeRecorder() // it may be waiting for room
 	}
+	t.noted(1)
 	t.progress()
 }
+
+// noted counts results that have to be recorded.
+func (t *tenure) noted(n int) {
+	if n == 0 {
+		return
+	}
+	if t.changes == 0 {
+		t.since = time.Now() // monotonic
+		t.wakeRecorder()
+	}
+	if t.changes += n; t.changes >= checkpointEvery && t.changes-n < checkpointEvery || t.fills() {
+		t.wakeRecorder()
+	}
+}
+
+// fills tells whether what is passed over takes up so much of the window that it
+// is worth a record.
+func (t *tenure) fills() bool { return !t.queue && t.win.gain() >= t.win.size/4 }
 
 // forget takes an item that came from the lane out of memory.
 func (t *tenure) forget(it *Item) {
@@ -421,6 +229,9 @@ func (t *tenure) forget(it *Item) {
 	it.left()
 	if len(t.live) == maxLoaded-1 && t.due.Len() > 0 {
 		t.wakeClerk()
+	}
+	if t.doubts {
+		t.wakeRecorder()
 	}
 	t.progress()
 }
@@ -444,69 +255,120 @@ func (t *tenure) lose(err error) {
 	t.g.log.Warn("partition lost", "topic", t.part.Topic, "partition", t.part.N, "error", err)
 	t.stop()
 	t.stopAll()
-	for r := range t.g.runs {
-		if r.it.t == t && r.cancel != nil { // else it has just begun: see setCancel
-			r.cancel(driver.ErrLost)
-		}
-	}
+	t.cancelRuns(driver.ErrLost)
 	for it := range t.waiting {
 		it.timer.Stop()
 		it.left()
 	}
-	for _, l := range []*itemList{&t.gated} {
+	for _, l := range []*itemList{&t.gated, &t.stalled, &t.unserved} {
 		for it := l.take(); it != nil; it = it.next {
 			it.left()
 		}
 	}
 	if t.g.tenures[t.part] == t {
 		delete(t.g.tenures, t.part)
+		close(t.gone)
 	}
 	t.progress()
 }
 
-// release ends a tenure that has been drained.
+// release ends a tenure that has been drained. A second call waits for the first.
 func (t *tenure) release(ctx context.Context) error {
+	t.ending.Do(func() { t.endErr = t.letGoOf(ctx) })
+	return t.endErr
+}
+
+func (t *tenure) letGoOf(ctx context.Context) error {
 	g := t.g
 	t.stop()
-	<-t.fetched
 	g.mu.Lock()
-	lost := t.lost
-	clean := t.running == 0 && t.suspects == 0 && (t.queue || t.win.floor >= t.trial)
-	for _, k := range t.keys {
-		clean = clean && k.stuck == 0
-	}
+	t.closing = true
+	g.changed.Broadcast()
 	g.mu.Unlock()
+	<-t.fetched
 	t.stopAll()
 	g.mu.Lock()
 	g.changed.Broadcast()
 	g.mu.Unlock()
 	<-t.clerk
 	<-t.scribe
-	if lost {
+	g.mu.Lock()
+	if t.lost {
+		g.mu.Unlock()
 		return nil
 	}
-	g.mu.Lock()
 	t.lost = true // what comes later is not settled any more
 	settling := t.settling
 	t.settling = nil
-	c := t.checkpoint()
-	c.Clean = clean
+	c := t.last(t.unsure())
+	if t.unsure() {
+		t.uncountSkipped()
+	}
 	delete(g.tenures, t.part)
+	g.leaving[t.d] = t.gone
 	g.changed.Broadcast()
 	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.left(t.d)
+	}()
 	var err error
 	if t.queue && len(settling) > 0 {
 		err = t.d.Settle(ctx, settling)
 	}
-	return errors.Join(err, t.d.Release(ctx, c))
+	return errors.Join(err, g.release(ctx, t.d, c, func() driver.Checkpoint {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		t.uncountSkipped()
+		return t.last(true)
+	}))
+}
+
+// uncountSkipped leaves what is passed over to the next holder, who counts it.
+func (t *tenure) uncountSkipped() {
+	if !t.queue {
+		t.g.cfg.Counts.Skipped(-t.win.overs)
+		t.win.overs = 0 // not twice
+	}
+}
+
+// release releases a tenure with c or, when the subscription has grown meanwhile,
+// with what sure returns.
+func (g *Group) release(ctx context.Context, d driver.Tenure, c driver.Checkpoint, sure func() driver.Checkpoint) error {
+	err := d.Release(ctx, c)
+	for wait := (backoff{}); errors.Is(err, driver.ErrSubscription); err = d.Release(ctx, c) {
+		if wait.d > 0 && !wait.sleep(ctx) {
+			return err
+		}
+		wait.d = firstBackoff
+		if sure != nil {
+			c, sure = sure(), nil
+		}
+		if err := g.askRecord(ctx); err != nil {
+			g.log.Warn("the group's record cannot be read", "error", err)
+		}
+	}
+	return err
+}
+
+// last is the checkpoint that the tenure ends with.
+func (t *tenure) last(sure bool) driver.Checkpoint {
+	c := t.checkpoint(sure)
+	c.Clean = t.running == 0 && t.suspects == 0 && (t.queue || c.Floor >= t.trial)
+	for _, k := range t.keys {
+		c.Clean = c.Clean && k.stuck == 0
+	}
+	return c
 }
 
 // checkpoint is how far the tenure is. The mark stays as it is recorded.
-func (t *tenure) checkpoint() driver.Checkpoint {
+func (t *tenure) checkpoint(sure bool) driver.Checkpoint {
 	if t.queue {
 		return driver.Checkpoint{}
 	}
-	return driver.Checkpoint{Floor: t.win.floor, Mark: max(t.mark, t.win.floor), Finished: t.win.finished()}
+	floor, finished := t.win.recorded(sure)
+	return driver.Checkpoint{Floor: floor, Mark: max(t.mark, floor), Finished: finished}
 }
 
 func (t *tenure) wakeClerk()    { wake(t.wakeC) }
@@ -559,10 +421,10 @@ func (t *tenure) trouble(b *backoff, code, what string, err error) {
 	}
 }
 
-// calm ends it.
+// calm ends it, or the alarm of a partition that is not held any more.
 func (t *tenure) calm(b *backoff, code string) {
 	if b.failed >= 3 {
-		t.g.cfg.Alarm(driver.Alarm{Code: code, Thing: t.g.cfg.Name + " " + t.name, Text: "it works again", Cleared: true})
+		t.g.cfg.Alarm(driver.Alarm{Code: code, Thing: t.g.cfg.Name + " " + t.name, Text: "it works again, or the partition is not held here any more", Cleared: true})
 	}
 	*b = backoff{}
 }

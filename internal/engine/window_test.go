@@ -37,8 +37,9 @@ func TestWindowAgainstModel(t *testing.T) {
 				settled[open[i]] = true
 				open = append(open[:i], open[i+1:]...)
 			default: // a restart
-				v := newWindow(w.floor, 128)
-				v.load(w.finished())
+				floor, finished := w.recorded(false)
+				v := newWindow(floor, 128)
+				v.load(finished)
 				v.high = w.high
 				w = v
 				w.advance()

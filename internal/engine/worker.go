@@ -88,22 +88,19 @@ func (g *Group) next() *Item {
 		case t.closing:
 			it.where = nowhere
 			t.shelve(it)
-		case t.lapsed():
-			// The lease is about to end. Watch lets it go again when it was renewed.
-			it.where = inGated
-			t.gated.push(it)
-		case !it.expires.IsZero() && it.expires.Before(g.cfg.Now()):
+		case t.stalls() && it.judged != nil:
+			t.takeBack(it)
+		case t.stalls():
+			it.where = inStalled
+			t.stalled.push(it)
+			wake(g.wakeW)
+		case !it.expires.IsZero() && it.expires.Before(g.cfg.Clock.Sure()):
 			g.cfg.Counts.Expired()
 			t.finishKeyed(it)
 		default:
 			return it
 		}
 	}
-}
-
-func (t *tenure) lapsed() bool {
-	by := t.d.StartBy()
-	return !by.IsZero() && !time.Now().Before(by)
 }
 
 func (t *tenure) finishKeyed(it *Item) {
@@ -119,12 +116,15 @@ func (g *Group) begin(it *Item) *run {
 	t.running++
 	t.starts++
 	t.raiseMark()
-	now := time.Now()
+	now := time.Now() // monotonic
 	if it.rec.First == 0 {
-		it.rec.First = g.cfg.Now().UnixMilli()
+		it.rec.First = g.cfg.Clock.Now().UnixMilli()
 	}
 	r := &run{it: it, started: now, limit: now.Add(it.h.Timeout + grace(it.h.Timeout))}
 	g.runs[r] = struct{}{}
+	if r.limit.Before(g.watchAt) {
+		wake(g.wakeW)
+	}
 	g.cfg.Counts.Started()
 	return r
 }
@@ -193,10 +193,11 @@ func (g *Group) end(r *run, v Verdict) bool {
 	if r.abandoned {
 		g.abandoned--
 		g.unstuck(it.Delivery.Msg.Type)
-		if it.kq != nil {
+		if it.kq != nil && !t.lost {
 			it.kq.stuck--
 			t.nextOf(it.kq)
 		}
+		wake(g.wakeW) // another may have waited to be abandoned
 		return true
 	}
 	if t.lost {
@@ -229,7 +230,7 @@ func (g *Group) decide(r *run, v Verdict) {
 		g.cfg.Counts.Handled()
 		t.finishKeyed(it)
 	case Skip:
-		g.cfg.Counts.Skipped()
+		g.cfg.Counts.Skipped(1)
 		t.finishKeyed(it)
 	case Dead:
 		it.rec.fail(v, r.started)
@@ -273,8 +274,8 @@ func (t *tenure) later(it *Item, v Verdict) {
 		wait = jitter(growing(p.LateDelay, p.MaxLate, max(1, it.rec.Attempts-p.Attempts+1)))
 	}
 	e := t.entryOf(it, driver.Due)
-	e.Due = t.g.cfg.Now().Add(wait)
-	t.move(it, e)
+	e.Due = t.g.cfg.Clock.Now().Add(wait)
+	t.moveUntil(it, e, time.Now().Add(wait)) // monotonic
 }
 
 // growing is the wait after n failures: first, doubled each time, up to most.
@@ -306,11 +307,20 @@ func (g *Group) retrySoon(it *Item, wait time.Duration) {
 // finished, when a drain leaves no time for more attempts.
 func (t *tenure) moveFailed() {
 	g := t.g
+	if t.lost {
+		return
+	}
 	for it := range t.waiting {
 		it.timer.Stop()
 		t.shelve(it)
 	}
 	clear(t.waiting)
+	for it := t.stalled.take(); it != nil; {
+		next := it.next
+		it.next = nil
+		t.shelve(it)
+		it = next
+	}
 	for it := g.ready.take(); it != nil; {
 		next := it.next
 		it.next = nil
@@ -334,7 +344,7 @@ func (t *tenure) shelve(it *Item) {
 		return
 	}
 	if it.counts {
-		t.uncount(it)
+		t.uncount(it, nil)
 	}
 	it.where = nowhere
 	it.left()
@@ -348,11 +358,17 @@ func (t *tenure) buryNoted(it *Item, v Verdict) {
 	g := t.g
 	if v.Unreadable {
 		if g.unread++; g.unread >= floodLimit {
-			g.pause(it, v)
+			g.holdUnreadable(it, v)
 			return
 		}
 	}
-	it.rec.Died = g.cfg.Now().UnixMilli()
+	t.inter(it, v)
+}
+
+// inter makes the dead letter.
+func (t *tenure) inter(it *Item, v Verdict) {
+	g := t.g
+	it.rec.Died = g.cfg.Clock.Now().UnixMilli()
 	g.cfg.Counts.Dead(v.Code == "quarantined")
 	m := &it.Delivery.Msg
 	g.log.Error("dead letter", "type", m.Type, "id", m.ID, "key", m.Key, "topic", t.part.Topic, "partition", t.part.N,
@@ -362,7 +378,7 @@ func (t *tenure) buryNoted(it *Item, v Verdict) {
 
 // bury makes a dead letter of an item that no handler was started for.
 func (t *tenure) bury(it *Item, v Verdict) {
-	it.rec.note(v, t.g.cfg.Now())
+	it.rec.note(v, t.g.cfg.Clock.Now())
 	if it.Delivery.Bad != nil {
 		it.rec.Bad = it.Delivery.Bad.Error()
 	}
@@ -373,52 +389,55 @@ func (t *tenure) bury(it *Item, v Verdict) {
 	}
 }
 
-// pause stops a group that is flooded with what it cannot read: somebody
-// publishes what does not belong here, or this member is older than the events.
-func (g *Group) pause(it *Item, v Verdict) {
-	it.where = inHold
-	it.left()
-	if g.paused {
-		return
-	}
-	g.paused = true
-	g.cfg.Alarm(driver.Alarm{Code: "foreign_flood", Thing: g.cfg.Name,
-		Text: fmt.Sprintf("group %s is paused: the last %d messages in %s could not be read, the last one because: %v; "+
-			"find out who publishes them, then restart the group: nothing was settled since", g.cfg.Name, floodLimit, it.t.part.Topic, v.Err)})
-}
-
-// watch abandons handlers that ignore their deadline, and lets go again what waited
-// for a lease.
+// watch abandons handlers that ignore their deadline, and lets go what waited for
+// a lease. It sleeps while there is neither.
 func (g *Group) watch() {
 	defer g.routines.Done()
-	every := 50 * time.Millisecond
-	timer := time.NewTimer(every)
+	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		select {
 		case <-timer.C:
+		case <-g.wakeW:
 		case <-g.base.Done():
 			return
 		}
-		g.mu.Lock()
-		g.abandonLate(time.Now())
-		for _, t := range g.tenures {
-			if t.gated.n > 0 && !t.d.StartBy().IsZero() && !t.lapsed() {
-				t.recorded(driver.Checkpoint{})
-			}
-		}
-		g.mu.Unlock()
-		timer.Reset(every)
+		timer.Reset(g.look())
 	}
 }
 
-func (g *Group) abandonLate(now time.Time) {
+// look does what watch is for and returns when to look again.
+func (g *Group) look() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now() // monotonic
+	next := time.Hour
 	for r := range g.runs {
-		if !r.abandoned && now.After(r.limit) && g.abandoned < g.cfg.Concurrency && !r.it.t.lost {
+		if r.abandoned {
+			continue
+		}
+		if !now.After(r.limit) {
+			next = min(next, r.limit.Sub(now))
+		} else if g.abandoned < g.cfg.Concurrency {
 			g.abandon(r)
 		}
 	}
+	for _, t := range g.tenures {
+		if t.unstall(); t.stalled.n > 0 && t.lapsed() {
+			next = min(next, renewEvery)
+		}
+	}
+	if g.leaseWait {
+		g.changed.Broadcast()
+		next = min(next, renewEvery)
+	}
+	next += time.Millisecond
+	g.watchAt = now.Add(next)
+	return next
 }
+
+// renewEvery is how often a lease is looked at that was about to end.
+const renewEvery = 20 * time.Millisecond
 
 // abandon gives the slot of a handler that ignores its deadline to others. Its
 // key stays taken until it returns.
@@ -432,11 +451,18 @@ func (g *Group) abandon(r *run) {
 	m := &it.Delivery.Msg
 	g.cfg.Alarm(driver.Alarm{Code: "handler_stuck", Thing: g.cfg.Name + " " + m.Type,
 		Text: fmt.Sprintf("group %s: a handler of %s has not returned %v after its start (id %s, timeout %v); its slot is given to others, "+
-			"events of its key wait; let the handler heed its context", g.cfg.Name, m.Type, time.Since(r.started).Round(time.Millisecond), m.ID, it.h.Timeout)})
+			"events of its key wait; let the handler heed its context", g.cfg.Name, m.Type, time.Since(r.started).Round(time.Millisecond), m.ID, it.h.Timeout)}) // monotonic
+	if t.lost {
+		g.rouse() // who holds the partition now decides
+		return
+	}
 	v := Verdict{Kind: Fail, Err: errStuck, Code: "timeout"}
 	moved := *it // the handler goes on using the item
 	left := &moved
-	it.judged = nil
+	it.judged, it.listed = nil, false
+	if left.listed {
+		t.link(left)
+	}
 	left.rec.fail(v, r.started)
 	if left.kq != nil {
 		left.kq.stuck++

@@ -1,7 +1,6 @@
 package demo
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -16,21 +15,6 @@ type Progress struct {
 	Items     int64
 	Shortages int64
 	Letters   int64
-}
-
-// Progress asks the services.
-func (s *Shop) Progress(ctx context.Context) (p Progress, err error) {
-	if p.Orders, err = s.Order.Counts(ctx); err != nil {
-		return p, err
-	}
-	if p.Payments, err = s.Payment.Count(ctx); err != nil {
-		return p, err
-	}
-	if p.Items, p.Shortages, err = s.Inventory.Count(ctx); err != nil {
-		return p, err
-	}
-	p.Letters, err = s.Notifier.Count(ctx)
-	return p, err
 }
 
 // waiting says who has not come to the end of what was taken; "" when all have.
@@ -49,18 +33,6 @@ func (p Progress) waiting() string {
 	wait("orders to hear of their goods", o.Goods, o.WithGoods)
 	wait("letters", p.Letters, o.Known+p.Shortages)
 	return strings.Join(w, ", ")
-}
-
-// lag adds up what the groups have not settled.
-func (s *Shop) lag(ctx context.Context) (sum int64, err error) {
-	for _, m := range s.members {
-		n, err := m.bus.Lag(ctx, m.name)
-		if err != nil {
-			return 0, fmt.Errorf("lag of %s: %w", m.name, err)
-		}
-		sum += n
-	}
-	return sum, nil
 }
 
 // line says how far the shop has come, and how fast since it was before.

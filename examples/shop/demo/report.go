@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -34,6 +35,29 @@ func writeSeen(out io.Writer, s order.Seen) {
 
 // report prints the table and what happened on the way to it.
 func (r *run) report(ctx context.Context) error {
+	n, err := r.services.finish(ctx)
+	if err != nil {
+		return err
+	}
+	differs := r.compare(ctx)
+	if differs != nil && !errors.Is(differs, ErrDiffers) {
+		return differs
+	}
+	dead, err := r.observer.deadLetters(ctx)
+	if err != nil {
+		return err
+	}
+	r.writeStats(n, dead)
+	if differs != nil {
+		fmt.Fprintln(r.Out, "\nNOT EQUAL: the books of the services differ from the file.")
+		return differs
+	}
+	fmt.Fprintln(r.Out, "\nAll equal.")
+	return nil
+}
+
+// compare prints the table. The error is ErrDiffers when something is not equal.
+func (r *run) compare(ctx context.Context) error {
 	should, err := check.FromFile(r.Data)
 	if err != nil {
 		return err
@@ -47,17 +71,21 @@ func (r *run) report(ctx context.Context) error {
 	if err := table.Write(r.Out); err != nil {
 		return err
 	}
-	dead, err := r.shop.DeadLetters(ctx)
-	if err != nil {
-		return err
-	}
-	r.writeStats(r.shop.Stats(), dead)
 	if !table.Equal() {
-		fmt.Fprintln(r.Out, "\nNOT EQUAL: the books of the services differ from the file.")
 		return ErrDiffers
 	}
-	fmt.Fprintln(r.Out, "\nAll equal.")
 	return nil
+}
+
+// add adds up what buses have counted, as far as it is printed.
+func add(sum *posthorn.Stats, n posthorn.Stats) {
+	sum.Published += n.Published
+	sum.Handled += n.Handled
+	sum.Retried += n.Retried
+	sum.Late += n.Late
+	sum.Dead += n.Dead
+	sum.Skipped += n.Skipped
+	sum.Alarms += n.Alarms
 }
 
 func (r *run) writeStats(n posthorn.Stats, dead []posthorn.DeadLetter) {

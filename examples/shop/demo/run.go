@@ -1,3 +1,6 @@
+// Package demo runs the whole shop, in one process or in one for each service,
+// imports a file of orders, and compares what the services have kept with what the
+// file says.
 package demo
 
 import (
@@ -7,8 +10,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
+	"slices"
 	"time"
 
+	"github.com/posthorn/posthorn"
 	"github.com/posthorn/posthorn/examples/shop/order"
 )
 
@@ -31,20 +37,27 @@ type Config struct {
 	Patience time.Duration
 	// Log gets what the buses log.
 	Log *slog.Logger
-	// Serve, when set, is called with the running shop after the table is
-	// printed, and ends the run when it returns.
-	Serve func(context.Context, *Shop) error
+	// Serve, when set, is called with the running order service after the table is
+	// printed, and ends the run when it returns. It does not go with Apart.
+	Serve func(context.Context, *order.Service) error
+
+	// Apart, when set, runs the services in processes of their own: it returns the
+	// command that calls [RunService] with this name and configuration.
+	Apart func(name string, cfg Config) *exec.Cmd
+	// Broker, when set, starts what serves the bus; it takes the place of URL.
+	Broker Broker
+	// Err gets what these processes write to their standard error. Default:
+	// os.Stderr.
+	Err io.Writer
+	// Hurry is closed when children that are asked to end are to be killed.
+	Hurry <-chan struct{}
+
+	seen func(Progress, services) // for tests: is called with each progress
 }
 
-// ErrDiffers: the books of the services are not those of the file.
-var ErrDiffers = errors.New("the books differ from the file")
-
-// Run imports the file, waits until all services have settled, and compares their
-// books with the file. The error is ErrDiffers when they differ, and the context's
-// when ctx ended before; then a second run with the same Dir, and Keep, goes on.
-func Run(ctx context.Context, cfg Config) (err error) {
-	if cfg.URL == "" {
-		cfg.URL = "embedded:" + cfg.Dir + "/bus"
+func (cfg Config) defaults() Config {
+	if cfg.URL == "" && cfg.Broker == nil {
+		cfg.URL = "embedded:" + cfg.Dir + "/" + storeDir
 	}
 	if cfg.Every == 0 {
 		cfg.Every = time.Second
@@ -55,35 +68,70 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
+	if cfg.Err == nil {
+		cfg.Err = os.Stderr
+	}
+	return cfg
+}
+
+// ErrDiffers: the books of the services are not those of the file.
+var ErrDiffers = errors.New("the books differ from the file")
+
+// Interrupted tells whether an error of Run says nothing but that its context
+// ended.
+func Interrupted(err error) bool {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(all.Unwrap(), func(err error) bool { return !Interrupted(err) })
+	}
+	return errors.Is(err, context.Canceled)
+}
+
+// services are all services, wherever they run.
+type services interface {
+	// start returns when all of them handle events and the import of the file has
+	// begun.
+	start(ctx context.Context, file *order.Retail) error
+	// failed gets an error that ends the run.
+	failed() <-chan error
+	// health says what they are not healthy for.
+	health(ctx context.Context) []string
+	// finish is called when everything is settled, and returns what they have
+	// counted. Services in processes of their own have stopped by then.
+	finish(ctx context.Context) (posthorn.Stats, error)
+	// close stops and closes those that still run.
+	close(ctx context.Context) error
+}
+
+// Run imports the file, waits until all services have settled, and compares their
+// books with the file. The error is ErrDiffers when they differ, and the context's
+// when ctx ended before; then a second run with the same Dir, and Keep, goes on.
+// What it has started has ended when it returns.
+func Run(ctx context.Context, cfg Config) (err error) {
+	r := run{Config: cfg.defaults()}
+	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
 		return fmt.Errorf("make the shop's directory: %w", err)
 	}
-	file, err := order.OpenRetail(cfg.Data)
-	if err != nil {
+	if r.file, err = order.OpenRetail(r.Data); err != nil {
 		return err
 	}
-	fmt.Fprintf(cfg.Out, "file %s\n", cfg.Data)
-	writeSeen(cfg.Out, file.Seen)
-	fmt.Fprintf(cfg.Out, "bus %s, databases in %s\n\n", cfg.URL, cfg.Dir)
-
-	shop, err := Open(ctx, cfg)
-	if err != nil {
+	fmt.Fprintf(r.Out, "file %s\n", r.Data)
+	writeSeen(r.Out, r.file.Seen)
+	defer func() { err = errors.Join(err, r.close(context.WithoutCancel(ctx))) }()
+	if err := r.open(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, shop.Close(context.WithoutCancel(ctx))) }()
-	r := run{Config: cfg, shop: shop, file: file}
 	if err := r.refuse(ctx); err != nil {
 		return err
 	}
-	if err := shop.Start(ctx); err != nil {
+	if err := r.services.start(ctx, r.file); err != nil {
 		return err
 	}
 	if err := r.work(ctx); err != nil {
 		return err
 	}
 	differs := r.report(ctx)
-	if cfg.Serve != nil && (differs == nil || errors.Is(differs, ErrDiffers)) {
-		return errors.Join(differs, cfg.Serve(ctx, shop))
+	if r.Serve != nil && (differs == nil || errors.Is(differs, ErrDiffers)) {
+		return errors.Join(differs, r.Serve(ctx, r.services.(*together).order()))
 	}
 	return differs
 }
@@ -91,15 +139,87 @@ func Run(ctx context.Context, cfg Config) (err error) {
 // A run is what Run works on.
 type run struct {
 	Config
-	shop  *Shop
-	file  *order.Retail
-	begun time.Time
-	took  time.Duration
+	file     *order.Retail
+	served   *Served // nil: it is not ours to end
+	services services
+	observer *observer
+	begun    time.Time
+	took     time.Duration
+}
+
+// open starts the broker, where one is to be started, and opens what stands on it.
+func (r *run) open(ctx context.Context) (err error) {
+	if r.Broker != nil {
+		if r.served, err = r.Broker(ctx, r.Dir, r.Err); err != nil {
+			return err
+		}
+		r.URL = r.served.URL
+	}
+	fmt.Fprintf(r.Out, "bus %s, databases in %s\n", r.URL, r.Dir)
+	if r.served != nil {
+		if r.served.Note != "" {
+			fmt.Fprintf(r.Out, "  (%s)\n", r.served.Note)
+		}
+		fmt.Fprintf(r.Out, "\n%-9s   process %d (%s)\n", "bus", r.served.Process.ID(), r.served.Name)
+	} else {
+		fmt.Fprintln(r.Out)
+	}
+	if r.observer, err = openObserver(ctx, r.Config); err != nil {
+		return err
+	}
+	if r.Apart != nil {
+		r.services = newApart(r.Config)
+		return nil
+	}
+	t, err := openTogether(ctx, r.Config)
+	if err == nil {
+		r.services = t
+	}
+	return err
+}
+
+// close ends the broker last.
+func (r *run) close(ctx context.Context) error {
+	var errs []error
+	if r.services != nil {
+		draining, cancel := context.WithCancel(ctx)
+		defer cancel()
+		if r.served != nil && closed(r.served.Process.Ended()) {
+			cancel() // there is nothing left to drain on
+		}
+		errs = append(errs, r.services.close(draining))
+	}
+	if r.observer != nil {
+		errs = append(errs, r.observer.close(ctx))
+	}
+	if r.served != nil && !closed(r.served.Process.Ended()) {
+		ctx, cancel := r.stopping(ctx)
+		defer cancel()
+		errs = append(errs, r.served.Process.Stop(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// brokerEnded is closed when a broker of ours has ended.
+func (r *run) brokerEnded() <-chan struct{} {
+	if r.served == nil {
+		return nil
+	}
+	return r.served.Process.Ended()
 }
 
 // refuse refuses a directory whose books hold more than the file.
 func (r *run) refuse(ctx context.Context) error {
-	p, err := r.shop.Progress(ctx)
+	p, err := r.observer.progress(ctx)
 	if err != nil {
 		return err
 	}
@@ -112,18 +232,9 @@ func (r *run) refuse(ctx context.Context) error {
 	return nil
 }
 
-// work imports the file, and returns when all that follows from it is settled.
-func (r *run) work(ctx context.Context) (err error) {
+// work returns when the file is imported and all that follows from it is settled.
+func (r *run) work(ctx context.Context) error {
 	r.begun = time.Now()
-	importing, stop := context.WithCancel(ctx)
-	imported := make(chan error, 1)
-	go func() { imported <- r.shop.Order.Import(importing, r.file) }()
-	defer func() {
-		stop()
-		if imported != nil {
-			<-imported // it ends after the orders that it is at
-		}
-	}()
 	watch := r.watch()
 	tick := time.NewTicker(min(r.Every, 250*time.Millisecond))
 	defer tick.Stop()
@@ -131,22 +242,22 @@ func (r *run) work(ctx context.Context) (err error) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case err := <-imported:
-			if imported = nil; err != nil {
-				return err
-			}
+		case err := <-r.services.failed():
+			return err
+		case <-r.brokerEnded():
+			return r.served.Process.Why()
 		case <-tick.C:
-			p, err := r.shop.Progress(ctx)
+			p, err := r.observer.progress(ctx)
 			if err != nil {
 				return err
 			}
 			if err := watch(ctx, p); err != nil {
 				return err
 			}
-			if imported != nil || p.waiting() != "" {
+			if p.Orders.Taken < int64(len(r.file.Orders)) || p.waiting() != "" {
 				continue
 			}
-			lag, err := r.shop.lag(ctx)
+			lag, err := r.observer.lag(ctx)
 			if err != nil || lag == 0 {
 				r.took = time.Since(r.begun)
 				fmt.Fprintln(r.Out, p.line(len(r.file.Orders), r.took, Progress{}, r.took))
@@ -162,6 +273,9 @@ func (r *run) watch() func(context.Context, Progress) error {
 	var printed, last Progress
 	at, moved := r.begun, r.begun
 	return func(ctx context.Context, p Progress) error {
+		if r.seen != nil {
+			r.seen(p, r.services)
+		}
 		now := time.Now()
 		if now.Sub(at) >= r.Every {
 			fmt.Fprintln(r.Out, p.line(len(r.file.Orders), now.Sub(r.begun), printed, now.Sub(at)))
@@ -179,14 +293,12 @@ func (r *run) watch() func(context.Context, Progress) error {
 
 // stuck says what is known of a run that does not come to its end.
 func (r *run) stuck(ctx context.Context, p Progress) error {
-	lag, err := r.shop.lag(ctx)
+	lag, err := r.observer.lag(ctx)
 	text := fmt.Sprintf("nothing has moved for %v; waiting for: %s; not settled by the groups: %d events", r.Patience, p.waiting(), lag)
-	for _, m := range r.shop.members {
-		for _, reason := range m.bus.Health(ctx).Reasons {
-			text += fmt.Sprintf("; %s is not healthy: %s: %s", m.name, reason.Code, reason.Text)
-		}
+	for _, reason := range r.services.health(ctx) {
+		text += "; " + reason
 	}
-	dead, deadErr := r.shop.DeadLetters(ctx)
+	dead, deadErr := r.observer.deadLetters(ctx)
 	for _, d := range dead[:min(len(dead), 5)] {
 		text += "; dead letter: " + describe(d)
 	}

@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if status, ok := runProgram(os.Args[1:]); ok {
+		os.Exit(status)
+	}
 	os.Exit(m.Run())
 }
 
@@ -146,8 +149,8 @@ func TestTampered(t *testing.T) {
 	} {
 		tamper(t, filepath.Join(dir, c.file), c.change)
 		out := &output{}
-		r := run{Config: Config{Dir: dir, Data: data, Out: out, Log: quiet}, shop: &Shop{}}
-		if err := r.report(t.Context()); !errors.Is(err, ErrDiffers) || !strings.Contains(out.String(), "NOT EQUAL") {
+		r := run{Config: Config{Dir: dir, Data: data, Out: out, Log: quiet}}
+		if err := r.compare(t.Context()); !errors.Is(err, ErrDiffers) || !strings.Contains(out.String(), "NOT EQUAL") {
 			t.Errorf("%s: %v\n%s", c.change, err, out)
 		}
 		if c.undo != "" {

@@ -5,6 +5,7 @@ package inventory
 
 import (
 	"context"
+	"database/sql"
 
 	"github.com/posthorn/posthorn"
 	"github.com/posthorn/posthorn/examples/shop/contract"
@@ -101,9 +102,9 @@ func (s *Service) handle(m movement) func(context.Context, *posthorn.Event[contr
 	}
 }
 
-// Count returns how many items the service has booked, and how often it ran short
-// of one.
-func (s *Service) Count(ctx context.Context) (items, shortages int64, err error) {
-	err = s.store.DB().QueryRowContext(ctx, "select coalesce(sum(events), 0), (select count(*) from shortages) from stock").Scan(&items, &shortages)
+// Count returns how many items are booked in the service's database, and how often
+// it ran short of one.
+func Count(ctx context.Context, db *sql.DB) (items, shortages int64, err error) {
+	err = db.QueryRowContext(ctx, "select coalesce(sum(events), 0), (select count(*) from shortages) from stock").Scan(&items, &shortages)
 	return items, shortages, err
 }

@@ -6,6 +6,7 @@ package notifier
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 
@@ -109,8 +110,8 @@ func (s *Service) write(ctx context.Context, e *posthorn.Meta, to, subject strin
 	})
 }
 
-// Count returns how many letters were sent.
-func (s *Service) Count(ctx context.Context) (n int64, err error) {
-	err = s.store.DB().QueryRowContext(ctx, "select count(*) from letters").Scan(&n)
+// Count returns how many letters were sent, by the service's database.
+func Count(ctx context.Context, db *sql.DB) (n int64, err error) {
+	err = db.QueryRowContext(ctx, "select count(*) from letters").Scan(&n)
 	return n, err
 }

@@ -200,7 +200,7 @@ func TestImport(t *testing.T) {
 	if n := bus.Stats().Published; n != 4+5 {
 		t.Errorf("%d events are published, want one for each order and line, and not one for the adjustment's", n)
 	}
-	c, err := s.Counts(t.Context())
+	c, err := Count(t.Context(), s.store.DB())
 	if want := (Counts{Taken: 4, Published: 4, WithGoods: 3, Items: 5, Known: 2}); err != nil || c != want {
 		t.Errorf("counts %+v, %v; want %+v", c, err, want)
 	}

@@ -124,7 +124,7 @@ func (s *Service) Get(ctx context.Context, id string) (Status, error) {
 	return r.Status, err
 }
 
-// Counts is how many orders the service holds.
+// Counts is how many orders there are.
 type Counts struct {
 	Taken     int64 // all
 	FromHTTP  int64 // of these, over HTTP
@@ -136,9 +136,9 @@ type Counts struct {
 	Known     int64 // orders and cancellations of customers who are known
 }
 
-// Counts counts the orders.
-func (s *Service) Counts(ctx context.Context) (c Counts, err error) {
-	err = s.store.DB().QueryRowContext(ctx, `select count(*), coalesce(sum(source = 'http'), 0), coalesce(sum(published), 0), count(paid),
+// Count counts the orders in the service's database.
+func Count(ctx context.Context, db *sql.DB) (c Counts, err error) {
+	err = db.QueryRowContext(ctx, `select count(*), coalesce(sum(source = 'http'), 0), coalesce(sum(published), 0), count(paid),
 		coalesce(sum(goods != ''), 0), coalesce(sum(kind != 'adjusted'), 0), coalesce(sum(items) filter (where kind != 'adjusted'), 0),
 		coalesce(sum(kind != 'adjusted' and customer != ''), 0) from orders`).
 		Scan(&c.Taken, &c.FromHTTP, &c.Published, &c.Payments, &c.Goods, &c.WithGoods, &c.Items, &c.Known)

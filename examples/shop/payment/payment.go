@@ -4,6 +4,7 @@ package payment
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 
 	"github.com/posthorn/posthorn"
@@ -104,8 +105,8 @@ func (s *Service) settle(ctx context.Context, e *posthorn.Meta, m movement, p co
 	return m.event.Publish(ctx, s.bus, p)
 }
 
-// Count returns how many payments there are.
-func (s *Service) Count(ctx context.Context) (n int64, err error) {
-	err = s.store.DB().QueryRowContext(ctx, "select count(*) from payments").Scan(&n)
+// Count returns how many payments there are in the service's database.
+func Count(ctx context.Context, db *sql.DB) (n int64, err error) {
+	err = db.QueryRowContext(ctx, "select count(*) from payments").Scan(&n)
 	return n, err
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -14,8 +13,8 @@ import (
 // part is the file that ships with the shop.
 const part = "../../data/online-retail-part.csv.gz"
 
-// command is the shop, as a newcomer builds it.
-var command string
+// command is the shop, as a newcomer builds it; broker is the program posthorn.
+var command, broker string
 
 func TestMain(m *testing.M) {
 	os.Exit(build(m))
@@ -28,10 +27,12 @@ func build(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	command = filepath.Join(dir, "shop")
-	if out, err := exec.Command("go", "build", "-o", command, ".").CombinedOutput(); err != nil {
-		fmt.Printf("go build: %v\n%s", err, out)
-		return 1
+	command, broker = filepath.Join(dir, "shop"), filepath.Join(dir, "posthorn")
+	for path, program := range map[string]string{command: ".", broker: "github.com/posthorn/posthorn/cmd/posthorn"} {
+		if out, err := exec.Command("go", "build", "-o", path, program).CombinedOutput(); err != nil {
+			fmt.Printf("go build %s: %v\n%s", program, err, out)
+			return 1
+		}
 	}
 	return m.Run()
 }
@@ -66,33 +67,29 @@ func TestDemo(t *testing.T) {
 	t.Log(out)
 }
 
-// TestCtrlC interrupts the command, and runs it again as it says.
-func TestCtrlC(t *testing.T) {
+// TestService runs one service as a process of its own, which is what the flags of
+// a run in processes are made of.
+func TestService(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "kept")
-	cmd := exec.CommandContext(t.Context(), command, "-data", part, "-dir", dir)
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var text strings.Builder
-	for in := bufio.NewScanner(stdout); in.Scan(); {
-		first := !strings.Contains(text.String(), "orders published")
-		text.WriteString(in.Text() + "\n")
-		if first && strings.Contains(in.Text(), "orders published") {
-			if err := cmd.Process.Signal(os.Interrupt); err != nil {
-				t.Fatal(err)
-			}
+	for _, c := range []struct {
+		args   string
+		status int
+		want   string
+	}{
+		{"-service payment -url nats://127.0.0.1:1 -dir " + t.TempDir(), 1, "127.0.0.1:1"},
+		{"-service paymint -url nats://127.0.0.1:1 -dir " + t.TempDir(), 1, "there are order, payment"},
+		{"-service payment -url nats://127.0.0.1:1", 2, "-service needs -dir"},
+		{"-service payment -dir " + t.TempDir(), 2, "write nats://"},
+		{"-service payment -processes", 2, "choose one"},
+		{"-processes", 2, "one of -posthorn, -nats and -url"},
+		{"-processes -url embedded:./x", 2, "belongs to one process"},
+		{"-processes -posthorn x -http 127.0.0.1:0", 2, "-service order takes it"},
+		{"-processes -data " + part + " -posthorn ./no-such-program", 1, "no-such-program"},
+		{"-posthorn x", 2, "go with -processes"},
+	} {
+		if status, out := shop(t, strings.Fields(c.args)...); status != c.status || !strings.Contains(out, c.want) {
+			t.Errorf("shop %s: status %d, want %d with %q:\n%s", c.args, status, c.status, c.want, out)
 		}
-	}
-	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != interrupted || !strings.Contains(text.String(), "-dir "+dir) {
-		t.Fatalf("%v; status 130 and a word on how to go on are expected\n%s", err, text.String())
-	}
-	if status, out := shop(t, "-data", part, "-dir", dir); status != 0 || !strings.Contains(out, "All equal.") {
-		t.Errorf("the second run: status %d\n%s", status, out)
 	}
 }
 

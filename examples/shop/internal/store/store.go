@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -32,11 +33,12 @@ func Open(ctx context.Context, path, schema string) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the folder of the database: %w", err)
 	}
-	db, err := sql.Open("sqlite", dsn(path))
+	db, err := sql.Open("sqlite", dsn(path, writing))
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	if _, err := db.ExecContext(ctx, handled+schema); err != nil {
+	// All of the tables or none: see Read.
+	if _, err := db.ExecContext(ctx, "begin immediate; "+handled+schema+" commit;"); err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), db.Close())
 	}
 	conn, err := db.Conn(ctx)
@@ -46,22 +48,48 @@ func Open(ctx context.Context, path, schema string) (*Store, error) {
 	return &Store{db: db, writer: newCommitter(conn)}, nil
 }
 
-// dsn sets what each connection needs. A write-ahead log lets readers go on
-// beside the writer. An event is settled after its effect is committed, so a
-// commit must be on the disk when it returns: synchronous is full. Many handlers
-// share a commit, which makes that cheap.
-func dsn(path string) string {
+// Read opens the file for reading only, beside the service that writes to it,
+// wherever that runs. It returns nil as long as the service has not made it.
+func Read(ctx context.Context, path string) (*sql.DB, error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	db, err := sql.Open("sqlite", dsn(path, reading))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	// No connection stays between two questions: so the service is the last to
+	// close the file, and folds its log into it.
+	db.SetMaxIdleConns(0)
+	var tables int
+	if err := db.QueryRowContext(ctx, "select count(*) from sqlite_master").Scan(&tables); err != nil {
+		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), db.Close())
+	}
+	if tables == 0 {
+		return nil, db.Close()
+	}
+	return db, nil
+}
+
+// writing is what each connection of a service needs. A write-ahead log lets
+// readers go on beside the writer. An event is settled after its effect is
+// committed, so a commit must be on the disk when it returns: synchronous is full.
+// Many handlers share a commit, which makes that cheap.
+var writing = url.Values{"_pragma": {
+	"busy_timeout(10000)",
+	"journal_mode(wal)",
+	"synchronous(full)",
+	"cache_size(-32000)",
+	"temp_store(memory)",
+}}
+
+var reading = url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(10000)"}}
+
+func dsn(path string, params url.Values) string {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
 	}
-	pragmas := url.Values{"_pragma": {
-		"busy_timeout(10000)",
-		"journal_mode(wal)",
-		"synchronous(full)",
-		"cache_size(-32000)",
-		"temp_store(memory)",
-	}}
-	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: pragmas.Encode()}
+	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: params.Encode()}
 	return u.String()
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"errors"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -112,6 +113,39 @@ func TestClosed(t *testing.T) {
 	open(t, filepath.Join(t.TempDir(), "state.db"))
 	if _, err := Open(ended, filepath.Join(t.TempDir(), "state.db"), ""); err == nil {
 		t.Error("Open with an ended context: no error")
+	}
+}
+
+// TestRead reads beside the writer, and nothing before there is something.
+func TestRead(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	if db, err := Read(t.Context(), path); db != nil || err != nil {
+		t.Fatalf("no file: %v, %v", db, err)
+	}
+	if err := os.WriteFile(path, nil, 0o644); err != nil { // made, and its service killed
+		t.Fatal(err)
+	}
+	if db, err := Read(t.Context(), path); db != nil || err != nil {
+		t.Fatalf("no tables: %v, %v", db, err)
+	}
+	s := open(t, path)
+	db, err := Read(t.Context(), path)
+	if err != nil || db == nil {
+		t.Fatalf("%v, %v", db, err)
+	}
+	defer db.Close()
+	for want := 1; want < 4; want++ {
+		if err := s.Do(t.Context(), func(tx *Tx) error { _, err := count(tx); return err }); err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if err := db.QueryRow("select n from counter").Scan(&n); err != nil || n != want {
+			t.Errorf("read %d, %v; want %d", n, err, want)
+		}
+	}
+	if _, err := db.Exec("delete from counter"); err == nil {
+		t.Error("it can be written to")
 	}
 }
 
