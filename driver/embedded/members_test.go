@@ -487,7 +487,9 @@ func TestMemberSilent(t *testing.T) {
 	results := make(chan result, 4)
 	for what, do := range map[string]func() error{
 		"checkpoint": func() error { return old[0].Checkpoint(context.Background(), driver.Checkpoint{Floor: 1, Mark: 5}) },
-		"release":    func() error { return old[1].Release(context.Background(), driver.Checkpoint{Floor: 1, Mark: 5, Clean: true}) },
+		"release": func() error {
+			return old[1].Release(context.Background(), driver.Checkpoint{Floor: 1, Mark: 5, Clean: true})
+		},
 		"put": func() error {
 			return lane.Apply(context.Background(), put(entry("k", 1, driver.Dead), entry("k", 3, driver.Due)))
 		},
@@ -743,7 +745,9 @@ func TestLaneDeletionsGo(t *testing.T) {
 	tn, _ := b.tenure("g", "order")
 	e := entry("k", 1, driver.Due)
 	apply(t, tn.Lane(), put(e))
-	apply(t, tn.Lane(), []driver.LaneOp{{Entry: e, Delete: true}})
+	apply(t, tn.Lane(), put(e))
+	f := entry("k", 2, driver.Due)
+	apply(t, tn.Lane(), put(f))
 	nc, err := embedded.Connect(t.Context(), b.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -760,36 +764,74 @@ func TestLaneDeletionsGo(t *testing.T) {
 		}
 		return info.State.Subjects
 	}
-	if s := subjects(); len(s) != 1 || s["ph.l.g.FENCE.order.0"] != 1 {
-		t.Errorf("beside the fence there are %v", s)
+	at := "ph.l.g.order.0."
+	if s := subjects(); len(s) != 3 || s["ph.l.g.FENCE.order.0"] != 1 || s[at+e.Name] != 1 || s[at+f.Name] != 1 {
+		t.Errorf("two entries and the fence, and there are %v", s)
+	}
+	if es := scan(t, tn.Lane(), 10); len(es) != 2 || es[0].Rev != e.Rev {
+		t.Errorf("%+v", es)
+	}
+	apply(t, tn.Lane(), []driver.LaneOp{{Entry: e, Delete: true}, {Entry: f, Delete: true}})
+	if s := subjects(); len(s) != 2 || s["ph.l.g.FENCE.order.0"] != 1 || s[at+"MARK"] != 1 {
+		t.Errorf("beside the fence and the mark there are %v", s)
 	}
 	// As it would stand if the purge had been cut off.
-	m := nats.NewMsg("ph.l.g.order.0." + e.Name)
-	m.Header["Posthorn-Entry"], m.Header["Nats-TTL"] = []string{"1 255 0 0 = ="}, []string{"1s"}
+	m := nats.NewMsg(at + e.Name)
+	m.Header["Posthorn-Entry"] = []string{"1 255 0 0 = ="}
 	if _, err := js.PublishMsg(m); err != nil {
 		t.Fatal(err)
 	}
-	for what, l := range map[string]driver.Lane{"the holder": tn.Lane(), "others": b.Lane("g", order0)} {
-		if es := scan(t, l, 10); len(es) > 0 {
-			t.Errorf("%s see %+v", what, es)
-		}
-		if es, err := l.Get(t.Context(), []string{e.Name}); len(es) > 0 || err != nil {
-			t.Errorf("%s get %+v, %v", what, es, err)
-		}
+	if es, err := tn.Lane().Get(t.Context(), []string{e.Name}); len(es) > 0 || err != nil {
+		t.Errorf("the holder gets %+v, %v", es, err)
 	}
-	within(t, func() string { return fmt.Sprintf("it expires: %v", subjects()) }, func() bool {
-		return subjects()["ph.l.g.order.0."+e.Name] == 0
-	})
+	if es := scan(t, b.Lane("g", order0), 10); len(es) > 0 || subjects()[at+e.Name] != 1 {
+		t.Errorf("from outside there are %+v; %v", es, subjects())
+	}
+	if es := scan(t, tn.Lane(), 10); len(es) > 0 || subjects()[at+e.Name] != 0 {
+		t.Errorf("after the holder's scan there are %+v; %v", es, subjects())
+	}
 	// Where it stands an entry may be put from outside.
 	if _, err := js.PublishMsg(m); err != nil {
 		t.Fatal(err)
 	}
-	again := entry("k", 1, driver.Dead)
-	apply(t, b.Lane("g", order0), put(again))
+	dead := entry("k", 1, driver.Dead)
+	apply(t, b.Lane("g", order0), put(dead))
 	wantErr(t, b.Lane("g", order0).Apply(t.Context(), put(entry("k", 1, driver.Dead))), driver.ErrConflict)
 	if es := scan(t, tn.Lane(), 10); len(es) != 1 || es[0].State != driver.Dead {
 		t.Errorf("%+v", es)
 	}
+}
+
+// TestStoreOfOneASubject opens a store whose streams were made with a limit of one message
+// a subject.
+func TestStoreOfOneASubject(t *testing.T) {
+	t.Parallel()
+	b := fresh(t)
+	nc, err := embedded.Connect(t.Context(), b.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := nc.JetStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.AddStream(&nats.StreamConfig{Name: "PH-L-g", Subjects: []string{"ph.l.g.>"}, MaxMsgsPerSubject: 1, AllowDirect: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.UpdateStream(&nats.StreamConfig{Name: "PH-STATE", Subjects: []string{"ph.s.>"}, MaxMsgsPerSubject: 1, AllowDirect: true}); err != nil {
+		t.Fatal(err)
+	}
+	b = open(t, b.dir, embedded.Options{})
+	b.topic("order", 1)
+	b.group("g", driver.StartAt{}, "order")
+	for _, name := range []string{"PH-L-g", "PH-STATE"} {
+		if info, err := js.StreamInfo(name); err != nil || info.Config.MaxMsgsPerSubject != -1 || !info.Config.AllowRollup {
+			t.Fatalf("%s: %+v, %v", name, info, err)
+		}
+	}
+	tn, _ := b.tenure("g", "order")
+	apply(t, tn.Lane(), put(entry("k", 1, driver.Due)))
 }
 
 func TestLeaseInURL(t *testing.T) {

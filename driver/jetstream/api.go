@@ -220,7 +220,6 @@ type streamConfig struct {
 	Duplicates     time.Duration     `json:"duplicate_window,omitempty"`
 	AllowDirect    bool              `json:"allow_direct"`
 	AllowBatched   bool              `json:"allow_batched,omitempty"`
-	AllowMsgTTL    bool              `json:"allow_msg_ttl,omitempty"`
 	Metadata       map[string]string `json:"metadata,omitempty"`
 	MirrorDirect   bool              `json:"mirror_direct"`
 	AllowRollupHdr bool              `json:"allow_rollup_hdrs"`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -54,7 +55,50 @@ func (d *jsDriver) EnsureGroup(ctx context.Context, want driver.GroupSpec) (driv
 	if changed {
 		d.announce(want.Name, "")
 	}
+	if changed && !created {
+		d.heard(ctx, want.Name, r.Spec.Version)
+	}
 	return r.Spec, nil
+}
+
+// heardEvery is how often heard looks.
+const heardEvery = 10 * time.Millisecond
+
+// heard waits until the members that are alive know of a version of the group's
+// record, for as long as the longest of their leases. One that does not know would
+// lose nothing, since its checkpoints are refused: but it may pass over an event of
+// a new type and handle a later one of its key before it comes back to it.
+func (d *jsDriver) heard(ctx context.Context, group string, version int) {
+	begun := time.Now() // monotonic
+	for {
+		info, err := d.streamInfo(ctx, d.names.state())
+		if err != nil {
+			return
+		}
+		all, err := d.roster(ctx, group, info.State.Last)
+		if err != nil {
+			return
+		}
+		behind, lease := "", time.Duration(0)
+		for id, l := range all.members {
+			if l.r.Knows < version {
+				behind, lease = id, max(lease, l.r.Lease)
+			}
+		}
+		if behind == "" {
+			return
+		}
+		if time.Since(begun) > lease { // monotonic
+			d.env.Log.Warn("jetstream: a member has not heard of the new types; events of one key may be handled out of order until it has",
+				"group", group, "member", behind)
+			return
+		}
+		select {
+		case <-time.After(heardEvery):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // announce lets the group's members look for what has changed, at once. It may be
@@ -91,10 +135,14 @@ func (r *groupRecord) merge(want driver.GroupSpec) bool {
 // last, so that a holder who does not know of them is refused. When there is
 // nothing new, an earlier call may still have been cut off before this.
 func (d *jsDriver) tell(ctx context.Context, r groupRecord, topics []string) error {
+	info, err := d.streamInfo(ctx, d.names.state())
+	if err != nil {
+		return err
+	}
 	for _, topic := range topics {
 		grew := r.Grew[topic]
 		var behind []driver.Partition
-		_, err := d.getLast(ctx, d.names.state(), []string{d.names.ats(r.Spec.Name, topic)}, 0, func(m *nats.Msg) error {
+		_, err := d.getLast(ctx, d.names.state(), []string{d.names.ats(r.Spec.Name, topic)}, info.State.Last, func(m *nats.Msg) error {
 			var at position
 			subject := first(m.Header["Nats-Subject"])
 			if err := decodeRecord(subject, m.Data, &at); err != nil {

@@ -366,18 +366,18 @@ func (m *membership) retell(ctx context.Context) error {
 	if rev == 0 {
 		return noGroup(m.group)
 	}
-	before := m.topics
+	before, knew := m.topics, m.spec.Version
 	if err := m.subscribe(ctx, rev, r); err != nil {
 		if errors.Is(err, driver.ErrNotFound) {
 			err = fmt.Errorf("%w: %s", driver.ErrUnavailable, err) // it is the topic that is not found
 		}
 		return err
 	}
-	if slices.Equal(before, m.topics) {
-		return nil
+	if knew != m.spec.Version {
+		m.tell = m.tell || !slices.Equal(before, m.topics)
+		return m.beat(ctx) // who has added types waits for it
 	}
-	m.tell = true
-	return m.beat(ctx)
+	return nil
 }
 
 // positions reads the records of all partitions that the member can take.
@@ -614,7 +614,9 @@ func (m *membership) leave(why error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), leaveWait)
 	defer cancel()
-	if _, err := m.d.deleteRecord(ctx, m.d.names.member(m.group, m.id), m.rev); err != nil {
+	// Whatever revision it has: a last beat may have been cut off, and is refused if
+	// it comes after this.
+	if _, err := m.d.purge(ctx, m.d.names.state(), purgeRequest{Filter: m.d.names.member(m.group, m.id)}); err != nil {
 		m.d.env.Log.Warn("jetstream: a member leaves without saying so; what it has not released is free after its lease",
 			"group", m.group, "member", m.id, "err", err)
 	}

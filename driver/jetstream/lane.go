@@ -30,12 +30,9 @@ const (
 )
 
 // gone is the state of an entry that a tenure has deleted. Only what is put can be
-// held against the fence: so a deletion is put, and what was put is purged. If that
-// is cut off it expires.
-const (
-	gone    driver.EntryState = 255
-	goneFor                   = "1s"
-)
+// held against the fence: so a deletion is put, and then the subject is purged. If
+// that is cut off, the next holder does it.
+const gone driver.EntryState = 255
 
 // markName is an entry that is always gone. A holder puts it before it reads the
 // others: who has it has all that was put before.
@@ -47,7 +44,7 @@ const (
 	getWindow   = 256
 )
 
-// A lane keeps one message a subject: putting an entry replaces it whole.
+// A lane has a subject for each entry: putting an entry replaces it whole.
 type lane struct {
 	d      *jsDriver
 	stream string
@@ -70,7 +67,7 @@ var _ driver.Lane = (*lane)(nil)
 
 func (d *jsDriver) laneConfig(group string) streamConfig {
 	c := fileStream(d.names.lane(group), "Posthorn: what group "+group+" handles later, and its dead letters", 0, d.names.laneSubjects(group))
-	c.MaxPerSubject, c.Discard, c.AllowMsgTTL = 1, "old", true
+	c.Discard, c.AllowRollupHdr = "old", true
 	return c
 }
 
@@ -148,9 +145,11 @@ func (l *lane) load(ctx context.Context) error {
 	}
 }
 
-// loadOnce reads all entries, and tells the revision of the mark among them.
+// loadOnce reads all entries, and tells the revision of the mark among them. A
+// holder purges deletions that were cut off.
 func (l *lane) loadOnce(ctx context.Context) (marked uint64, err error) {
 	l.scan = nil
+	var left []driver.Entry
 	err = l.d.readAll(ctx, l.stream, l.prefix+">", true, func(m *nats.Msg) error {
 		r, ok := parseReply(m.Reply)
 		if !ok {
@@ -159,11 +158,21 @@ func (l *lane) loadOnce(ctx context.Context) (marked uint64, err error) {
 		switch e := l.entry(m.Subject, r.stream, m); {
 		case e.Name == markName:
 			marked = e.Rev
-		case e.State != gone:
+		case e.State == gone:
+			left = append(left, e)
+		default:
 			l.scan = append(l.scan, e)
 		}
 		return nil
 	})
+	if l.holder == nil {
+		return marked, err
+	}
+	for _, e := range left {
+		if _, err := l.d.purge(ctx, l.stream, purgeRequest{Filter: l.prefix + e.Name, Seq: e.Rev + 1}); err != nil {
+			return 0, err
+		}
+	}
 	return marked, err
 }
 
@@ -437,7 +446,7 @@ func (a *applying) send(ctx context.Context, i int) error {
 		h[headerEntry] = []string{formatEntry(op.Entry)}
 		body = op.Entry.Msg.Body
 	case a.l.holder != nil:
-		h = nats.Header{headerEntry: {formatEntry(&driver.Entry{State: gone})}, "Nats-TTL": {goneFor}}
+		h = nats.Header{headerEntry: {formatEntry(&driver.Entry{State: gone})}}
 	default:
 		req, err := a.deletion(ctx, subject, op.Entry)
 		if err != nil {
@@ -453,6 +462,7 @@ func (a *applying) send(ctx context.Context, i int) error {
 		rev = at
 	}
 	h[headerExpect] = []string{strconv.FormatUint(rev, 10)}
+	h[headerRollup] = []string{rollupSubject}
 	size := wireSize(h) + len(body)
 	if limit := a.l.d.nc.MaxPayload(); int64(size) > limit {
 		return fmt.Errorf("jetstream: %s: entry %q has %d bytes, the server takes %d: %w", a.l.name, op.Entry.Name, size, limit, driver.ErrTooLarge)
@@ -521,13 +531,12 @@ func (a *applying) next(ctx context.Context) bool {
 // answered ends an operation, or has it sent again.
 func (a *applying) answered(ctx context.Context, i int, m *nats.Msg) {
 	op := &a.ops[i]
-	if a.purge[i] != 0 { // whatever came of it, the entry is deleted
+	if a.purge[i] != 0 { // whatever came of it
 		delete(a.names, op.Entry.Name)
 		return
 	}
 	seq, err := a.result(op, m)
-	op.Err = err
-	if err == nil && op.Delete && a.l.holder != nil {
+	if op.Err = err; err == nil && op.Delete && a.l.holder != nil {
 		a.purge[i] = seq
 		a.begin(ctx, i)
 		op.Err = nil

@@ -100,7 +100,11 @@ func (a roster) key() string {
 
 // Members reads what the members tell of themselves.
 func (d *jsDriver) Members(ctx context.Context, group string) ([]driver.MemberInfo, error) {
-	all, err := d.roster(ctx, group, 0)
+	info, err := d.streamInfo(ctx, d.names.state()) // its leader knows how far a replica has to be to tell the truth
+	if err != nil {
+		return nil, err
+	}
+	all, err := d.roster(ctx, group, info.State.Last)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +138,7 @@ func (m *membership) beat(ctx context.Context) error {
 	m.beats++
 	r := memberRecord{
 		format: format{stateFormat}, Service: m.d.env.Service, Topics: m.topics, Lease: m.lease,
-		Started: m.started, Nonce: m.nonce, Beats: m.beats, Moves: m.moves, Status: m.member.Status(),
+		Started: m.started, Nonce: m.nonce, Beats: m.beats, Moves: m.moves, Knows: m.spec.Version, Status: m.member.Status(),
 	}
 	subject := m.d.names.member(m.group, m.id)
 	sent := time.Now() // monotonic

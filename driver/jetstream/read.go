@@ -22,12 +22,13 @@ const interestWait = 5 * time.Second
 // readPage is how many messages are asked for at a time.
 const readPage = 2000
 
-// readAll calls each for every message of a stream that matches the filter and
-// stood there at the call, in the order of their sequences, which m.Reply tells.
+// readAll calls each for the last message of every subject of a stream that
+// matches the filter and stood there at the call, in the order of their sequences,
+// which m.Reply tells.
 func (d *jsDriver) readAll(ctx context.Context, stream, filter string, headersOnly bool, each func(m *nats.Msg) error) error {
 	name := "read-" + rand.Text()[:12]
 	info, err := d.createConsumer(ctx, stream, consumerConfig{
-		Name: name, Deliver: "all", Ack: "none", Filter: filter, Replay: "instant",
+		Name: name, Deliver: "last_per_subject", Ack: "none", Filter: filter, Replay: "instant",
 		HeadersOnly: headersOnly, Inactive: time.Minute, Replicas: 1, Memory: true,
 	})
 	if err != nil {

@@ -25,6 +25,15 @@ const (
 	headerExpectOf = "Nats-Expected-Last-Subject-Sequence-Subject"
 )
 
+// headerRollup has the server purge what stood at the subject before. A limit of
+// one message a subject would not do: after a crash the server knows what was
+// purged and not what a limit has removed, so that a record which was replaced and
+// then deleted would be there again as it was before it was replaced.
+const (
+	headerRollup  = "Nats-Rollup"
+	rollupSubject = "sub"
+)
+
 type format struct {
 	Format int `json:"format"`
 }
@@ -79,6 +88,7 @@ type memberRecord struct {
 	Nonce   string        `json:"nonce"`   // nobody else writes it
 	Beats   uint64        `json:"beats"`
 	Moves   uint64        `json:"moves"` // counts what it has given back
+	Knows   int           `json:"knows"` // the version of the group's record that it was told of
 	Status  driver.Status `json:"status"`
 }
 
@@ -91,7 +101,7 @@ type fenceRecord struct {
 
 func (d *jsDriver) stateConfig() streamConfig {
 	c := fileStream(d.names.state(), "Posthorn: what is declared, and how far each group is", 0, d.names.stateSubjects())
-	c.MaxPerSubject, c.Discard = 1, "old"
+	c.Discard, c.AllowRollupHdr = "old", true
 	return c
 }
 
@@ -160,6 +170,7 @@ func (d *jsDriver) putRecord(ctx context.Context, subject string, rev uint64, re
 func (d *jsDriver) put(ctx context.Context, subject string, rev uint64, data []byte) (uint64, error) {
 	m, err := d.callSurely(ctx, &nats.Msg{Subject: subject, Data: data, Header: nats.Header{
 		headerExpect: {strconv.FormatUint(rev, 10)},
+		headerRollup: {rollupSubject},
 	}})
 	if err != nil {
 		return 0, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -225,15 +226,16 @@ func ofTopic(c streamConfig) string {
 // enable switches on what an earlier version of us, or somebody's hand, has left
 // out and we cannot do without.
 func (d *jsDriver) enable(ctx context.Context, have, want streamConfig) error {
-	lacks := map[string]bool{}
-	for name, missing := range map[string]bool{
-		"allow_direct":  want.AllowDirect && !have.AllowDirect,
-		"allow_batched": want.AllowBatched && !have.AllowBatched,
-		"allow_msg_ttl": want.AllowMsgTTL && !have.AllowMsgTTL,
-	} {
-		if missing {
-			lacks[name] = true
-		}
+	lacks := map[string]any{}
+	if want.AllowDirect && !have.AllowDirect {
+		lacks["allow_direct"] = true
+	}
+	if want.AllowBatched && !have.AllowBatched {
+		lacks["allow_batched"] = true
+	}
+	if want.AllowRollupHdr && !have.AllowRollupHdr {
+		lacks["allow_rollup_hdrs"] = true
+		lacks["max_msgs_per_subject"] = want.MaxPerSubject // see headerRollup
 	}
 	if len(lacks) == 0 {
 		return nil
@@ -244,9 +246,7 @@ func (d *jsDriver) enable(ctx context.Context, have, want streamConfig) error {
 	if err := d.request(ctx, "$JS.API.STREAM.INFO."+have.Name, nil, &info); err != nil {
 		return err
 	}
-	for name := range lacks {
-		info.Config[name] = true
-	}
+	maps.Copy(info.Config, lacks)
 	if err := d.request(ctx, "$JS.API.STREAM.UPDATE."+have.Name, info.Config, nil); err != nil {
 		return fmt.Errorf("stream %s lacks settings that are needed and cannot be given them (%v): %w", have.Name, lacks, err)
 	}

@@ -93,7 +93,7 @@ func (w *watch) run(ctx context.Context) error {
 // so that all entries are told again.
 func (w *watch) config(ctx context.Context) (consumerConfig, error) {
 	c := consumerConfig{
-		Name: "watch-" + rand.Text()[:12], Description: "Posthorn: who waits for what is put into a lane", Deliver: "all", Ack: "none", Filter: w.l.prefix + ">",
+		Name: "watch-" + rand.Text()[:12], Description: "Posthorn: who waits for what is put into a lane", Deliver: "last_per_subject", Ack: "none", Filter: w.l.prefix + ">",
 		Replay: "instant", HeadersOnly: true, Inactive: time.Minute, Replicas: 1, Memory: true,
 	}
 	if w.last == 0 {

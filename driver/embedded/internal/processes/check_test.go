@@ -16,14 +16,14 @@ type tally struct {
 	late     int // ends of a stopped member after its partition had gone on
 }
 
-// check reads the journal: each key's events are first started in the order of
-// their numbers, one at a time over all members; only a member that was killed, or
+// check reads the journal: each key's events are first started in the order they
+// are stored in, one at a time over all members; only a member that was killed, or
 // stopped past its lease, may be overtaken, and then by one with a higher fence.
 func (c *crowd) check(t *testing.T, cfg memberConfig) (n tally) {
 	t.Helper()
 	killed, stopped := map[string]bool{}, map[string]bool{}
 	open := map[string]line{} // by key: what is being handled
-	last := map[string]int{}  // by type and key: the highest number that was started
+	last := map[string]int{}  // by key: the highest position that was started
 	fences := map[int]int{}   // by partition
 	first, ends := map[string]bool{}, map[string]int{}
 	for _, l := range c.lines(t) {
@@ -47,10 +47,10 @@ func (c *crowd) check(t *testing.T, cfg memberConfig) (n tally) {
 			fences[l.partition] = l.fence
 			open[l.key] = l
 			if !first[l.event()] && !cfg.fails(l.seq) {
-				if l.seq < last[l.typ+l.key] {
-					t.Errorf("key %s: %d was first started after %d: %+v", l.key, l.seq, last[l.typ+l.key], c.of(t, l.key))
+				if l.position < last[l.key] {
+					t.Errorf("key %s: position %d was first started after %d: %s", l.key, l.position, last[l.key], c.of(t, l.key))
 				}
-				last[l.typ+l.key] = l.seq
+				last[l.key] = l.position
 			}
 			first[l.event()] = true
 		case "end", "fail":
