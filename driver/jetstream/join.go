@@ -319,7 +319,7 @@ func (m *membership) round(ctx context.Context) error {
 
 // lookAround reads who is there and who holds what, and does what follows.
 func (m *membership) lookAround(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, m.lease)
+	ctx, cancel := context.WithTimeout(ctx, m.lease/3) // signs of life have to wait for it
 	defer cancel()
 	m.look, m.looked, m.due = false, time.Now(), time.Time{} // monotonic
 	err := m.settle(ctx)
@@ -500,7 +500,7 @@ func (m *membership) taken(p driver.Partition, t *tenure, err error) {
 	delete(m.retry, p)
 	m.tellTaken = true
 	if t.version > m.spec.Version && !m.over {
-		ctx, cancel := context.WithTimeout(m.joined, m.lease)
+		ctx, cancel := context.WithTimeout(m.joined, m.lease/3)
 		defer cancel()
 		if err = m.retell(ctx); final(err) {
 			m.fatal = err
