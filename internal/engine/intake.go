@@ -340,7 +340,7 @@ func (t *tenure) take(it *Item, standing map[string]driver.Entry) {
 			stored := it.rec.Stored
 			it.rec, _ = decodeRecord(e.Head)
 			it.rec.Stored, it.known = stored, it.rec.Attempts
-			it.booted, it.bootRev = true, e.Rev
+			it.booted = true
 		}
 	}
 	switch {

@@ -21,14 +21,13 @@ type Item struct {
 	order    uint64
 	expires  time.Time
 	rec      record
-	known    int    // rec.Attempts as it is stored
-	suspect  bool   // may have been started by a process that died
-	counted  bool   // in tenure.suspects
-	adopted  bool   // the lane took it over from a queue
-	booted   bool   // a Boot entry stands for it
-	bootRev  uint64 // its revision
-	counts   bool   // its next start is on record
-	skipped  bool   // outside of the subscription, as far as that is known
+	known    int  // rec.Attempts as it is stored
+	suspect  bool // may have been started by a process that died
+	counted  bool // in tenure.suspects
+	adopted  bool // the lane took it over from a queue
+	booted   bool // a Boot entry stands for it
+	counts   bool // its next start is on record
+	skipped  bool // outside of the subscription, as far as that is known
 	where    place
 	timer    *time.Timer
 	judged   chan struct{} // closed when a suspect has left the window

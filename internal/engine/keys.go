@@ -188,9 +188,7 @@ func (t *tenure) strand(k *keyQueue) {
 func (t *tenure) adopt(k *keyQueue) {
 	if it := k.holds; it != nil && it.entry == nil {
 		e := t.entryOf(it, driver.Parked)
-		if it.booted {
-			e.Rev, it.booted = it.bootRev, false
-		}
+		it.booted = false // the entry takes the place of the Boot entry, which has its name
 		it.entry, it.adopted = e, true
 		t.live[e.Name] = struct{}{}
 		t.delist(it)
@@ -201,7 +199,6 @@ func (t *tenure) adopt(k *keyQueue) {
 		}
 		put := *e // the clerk's own: the engine reads e meanwhile
 		t.apply(driver.LaneOp{Entry: &put}, func() {
-			e.Rev = put.Rev
 			t.settling = append(t.settling, driver.Settlement{Pos: it.Delivery.Pos})
 			t.noted(1)
 			t.progress()

@@ -118,10 +118,7 @@ func (t *tenure) entryOf(it *Item, state driver.EntryState) *driver.Entry {
 		Msg:   it.Delivery.Msg,
 	}
 	if it.entry != nil {
-		e.Name, e.Rev = it.entry.Name, it.entry.Rev
-		if e.Rev == 0 {
-			e.Rev = anyRev // the lane is about to have it
-		}
+		e.Name = it.entry.Name
 	}
 	return e
 }
@@ -133,15 +130,9 @@ func (t *tenure) move(it *Item, e *driver.Entry) { t.moveUntil(it, e, time.Time{
 // moveUntil takes an item to the lane, which is to come back at a time, monotonic.
 func (t *tenure) moveUntil(it *Item, e *driver.Entry, at time.Time) {
 	it.where = inMove
-	if it.booted {
-		// The entry takes the place of the Boot entry, which has its name.
-		e.Rev, it.booted = it.bootRev, false
-	}
+	it.booted = false // the entry takes the place of the Boot entry, which has its name
 	t.apply(driver.LaneOp{Entry: e}, func() { t.moved(it, e, at) })
 }
-
-// anyRev asks the clerk to look up which revision stands.
-const anyRev = ^uint64(0)
 
 // moved is called when the lane has an item.
 func (t *tenure) moved(it *Item, e *driver.Entry, at time.Time) {
@@ -255,10 +246,7 @@ func (t *tenure) applyOps() (more bool, err error) {
 	if t.queue && !t.settledFirst(batch) {
 		return false, cmp.Or(t.all.Err(), error(driver.ErrLost))
 	}
-	err = t.lookUp(ops)
-	if err == nil {
-		err = t.d.Lane().Apply(t.all, ops)
-	}
+	err = t.d.Lane().Apply(t.all, ops)
 	failed := batch[:0:0]
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -297,20 +285,12 @@ func (t *tenure) settledFirst(ops []*laneOp) bool {
 	return t.flushed >= want
 }
 
-// nextOps is how many operations go in one batch: an operation on whatever
-// revision stands comes after those before it on the same name.
+// nextOps is how many operations go in one batch.
 func (t *tenure) nextOps() int {
 	n := min(len(t.ops), moveBatch)
 	for i := 1; i < n; i++ {
 		if t.ops[i].settled {
 			return i
-		}
-		if e := t.ops[i].op.Entry; e.Rev == anyRev && !t.ops[i].op.Delete {
-			for _, o := range t.ops[:i] {
-				if o.op.Entry.Name == e.Name {
-					return i
-				}
-			}
 		}
 	}
 	return n
@@ -331,34 +311,6 @@ func (t *tenure) done(o *laneOp) {
 	if o.after != nil {
 		o.after()
 	}
-}
-
-// lookUp fills in the revisions that are to be replaced whatever they are.
-func (t *tenure) lookUp(ops []driver.LaneOp) error {
-	var names []string
-	for _, o := range ops {
-		if !o.Delete && o.Entry.Rev == anyRev {
-			names = append(names, o.Entry.Name)
-		}
-	}
-	if names == nil {
-		return nil
-	}
-	entries, err := t.d.Lane().Get(t.all, names)
-	if err != nil {
-		return err
-	}
-	for _, o := range ops {
-		if !o.Delete && o.Entry.Rev == anyRev {
-			o.Entry.Rev = 0
-			for i := range entries {
-				if entries[i].Name == o.Entry.Name {
-					o.Entry.Rev = entries[i].Rev
-				}
-			}
-		}
-	}
-	return nil
 }
 
 // loadKey loads parked entries of one key.

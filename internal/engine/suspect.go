@@ -113,39 +113,36 @@ func (g *Group) try(it *Item, judged chan struct{}) bool {
 		g.mu.Unlock()
 		return false
 	}
-	e := t.bootEntry(it)
+	// The clerk puts it, behind what it has still to put under this name, and what
+	// follows is decided in the same moment: a stop would not wait for it otherwise.
+	decided, going := make(chan struct{}), false
+	t.apply(driver.LaneOp{Entry: t.bootEntry(it)}, func() {
+		going = t.letTry(it, judged)
+		close(decided)
+	})
 	g.mu.Unlock()
-	var wait backoff
-	defer t.calm(&wait, "lane_failed")
-	for {
-		err := t.putBoot(e)
-		if err == nil {
-			break
-		}
-		if t.ended(err) {
-			return false
-		}
-		t.trouble(&wait, "lane_failed", "the start of a suspect message cannot be recorded", err)
-		if !wait.sleep(t.all) {
-			return false
-		}
+	select {
+	case <-decided:
+		return going
+	case <-t.all.Done():
+		return false
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
+}
+
+// letTry lets a suspect go whose start is on record, if it still may.
+func (t *tenure) letTry(it *Item, judged chan struct{}) bool {
 	if t.lost {
 		return false
 	}
-	if it.entry != nil {
-		it.entry.Rev = e.Rev
-	} else {
-		it.booted, it.bootRev = true, e.Rev
+	if it.entry == nil {
+		it.booted = true
 	}
 	it.counts, it.suspect = true, false
 	switch {
-	case t.closing || g.draining:
+	case t.closing || t.g.draining:
 		t.uncount(it, nil)
 		return false
-	case g.paused || t.stalls():
+	case t.g.paused || t.stalls():
 		t.takeBack(it)
 		return false
 	}
@@ -178,13 +175,11 @@ func (t *tenure) uncount(it *Item, after func()) {
 		op.Delete = true
 	default:
 		*e = *t.entryOf(it, driver.Boot)
-		e.Rev, e.Msg = it.bootRev, driver.Message{}
+		e.Msg = driver.Message{}
 	}
 	t.apply(op, func() {
-		if it.entry != nil {
-			it.entry.Rev = e.Rev
-		} else {
-			it.booted, it.bootRev = !op.Delete, e.Rev
+		if it.entry == nil {
+			it.booted = !op.Delete
 		}
 		if after != nil {
 			after()
@@ -202,9 +197,6 @@ func (t *tenure) bootEntry(it *Item) *driver.Entry {
 	if it.entry != nil {
 		e := *it.entry
 		e.Head = rec.encode()
-		if e.Rev == 0 {
-			e.Rev = anyRev // the lane is about to have it
-		}
 		return &e
 	}
 	return &driver.Entry{
@@ -213,21 +205,7 @@ func (t *tenure) bootEntry(it *Item) *driver.Entry {
 		Key:   it.Delivery.Msg.Key,
 		Order: it.order,
 		Head:  rec.encode(),
-		Rev:   it.bootRev,
 	}
-}
-
-// putBoot writes the entry, whatever revision stands.
-func (t *tenure) putBoot(e *driver.Entry) error {
-	ops := []driver.LaneOp{{Entry: e}}
-	if err := t.lookUp(ops); err != nil {
-		return err
-	}
-	err := t.d.Lane().Apply(t.all, ops)
-	if err != nil {
-		e.Rev = anyRev // it may have been written all the same
-	}
-	return err
 }
 
 // quarantine buries a message that was being handled each time its process
