@@ -22,7 +22,7 @@ demo: ## run the shop and compare its totals with the file's (DATA=path; PROCESS
 
 .PHONY: test
 test: ## run every test of every module with the race detector, and say what was left out
-	@POSTHORN_DOCS=run go run ./internal/cmd/testall -race -count=1 -timeout=30m $(ARGS)
+	@POSTHORN_DOCS=run POSTHORN_MATRIX=run go run ./internal/cmd/testall -race -count=1 -timeout=30m $(ARGS)
 
 .PHONY: bench
 bench: ## measure publishing and consuming beside the raw client (see docs/performance.md)
