@@ -364,6 +364,8 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "acknowledges-before-the-handler", logCase: "kill/under-load", queueCase: "kill/under-load",
 		also: map[string]string{
+			"members/*":                     "what was in flight, or waited, at a hand-over or a kill is lost",
+			"seam/subscription":             "the floor is where nobody put it",
 			"kill/*":                        "what was in flight at the kill is lost",
 			"drain/*":                       "what had not been started at the stop, or did not end, is lost",
 			"random/*":                      "they kill, or stop, with work waiting",
@@ -423,6 +425,8 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "drops-on-failure", logCase: "retry/late", queueCase: "retry/late",
 		also: map[string]string{
+			"members/*":                    "some of its events fail",
+			"seam/watch":                   "it deletes what is due",
 			"retry/*":                      "late attempts do not come",
 			"delayed/*":                    "what is delayed is due in a lane",
 			"content/dead-letter-is-whole": "it makes a late attempt",
@@ -441,6 +445,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "swaps-two-of-a-key", logCase: "order/per-key", queueCase: "order/per-key",
 		also: map[string]string{
+			"members/*":         "it is about order, over members",
 			"order/*":           "they look at the order of a key",
 			"random/*":          "they look at the order of a key",
 			"drain/*":           "they look at the order of a key",
@@ -473,6 +478,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "settles-over-a-gap", logCase: "kill/repeats-what-was-in-flight", queueCase: "kill/repeats-what-was-in-flight",
 		also: map[string]string{
+			"members/*":                 "what was in flight at a hand-over or a kill is lost",
 			"kill/*":                    "what was in flight at the kill is lost, when another one has finished",
 			"drain/*":                   "what did not end, or waited, at the stop is lost",
 			"random/*":                  "they kill, or stop, with a gap",
@@ -490,6 +496,8 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "loses-what-is-in-a-lane", logCase: "kill/lane-stays", queueCase: "kill/lane-stays",
 		also: map[string]string{
+			"members/*":                    "what failed, and boots, are in the lane",
+			"seam/watch":                   "it is about what is in a lane",
 			"content/dead-letter-is-whole": "dead letters are in the lane, and it opens again",
 			"content/foreign-flood":        "dead letters are in the lane, and it opens again",
 			"drain/under-load":             "what failed before a stop is in the lane",
@@ -526,6 +534,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "loses-parked-followers", logCase: "order/hot-key", queueCase: "order/hot-key",
 		also: map[string]string{
+			"members/*":        "followers of a failed event are parked",
 			"order/hot-key*":   "a hot key's followers are parked",
 			"random/*":         "a hot key's followers are parked",
 			"kill/under-load":  "a key's followers are parked when many wait",
@@ -537,6 +546,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "forgets-attempts", logCase: "retry/late", queueCase: "retry/late",
 		also: map[string]string{
+			"members/*":                    "some of its events fail, and are handled at their second attempt",
 			"retry/*":                      "late attempts begin from the same count each time, and do not end",
 			"content/dead-letter-is-whole": "its attempts are counted in the lane",
 			"context/after-retry":          "its fifth attempt does not come",
@@ -572,6 +582,8 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "runs-a-retry-beside-its-key", logCase: "retry/never-beside-its-key", queueCase: "retry/never-beside-its-key",
 		also: map[string]string{
+			"members/*":        "some of its events fail",
+			"seam/watch":       "due times are not what was put",
 			"delayed/*":        "without its key what is delayed goes to another partition",
 			"kill/under-load":  "some make late attempts, and the log sees which run side by side",
 			"drain/under-load": "some make late attempts, and the log sees which run side by side",
@@ -596,6 +608,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "raises-the-mark-too-late", logCase: "kill/suspects-alone", queueCase: "kill/suspects-alone",
 		also: map[string]string{
+			"members/poison":  "nobody is suspect, so that nothing is quarantined",
 			"kill/poison":     "the message that kills is not suspected",
 			"kill/under-load": "what is no suspect is not looked for in the lane, and is handled from there too",
 			"random/kills":    "what is no suspect is not looked for in the lane, and is handled from there too",
@@ -623,6 +636,8 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "confirms-before-storing", logCase: "publish/confirmed-is-kept", queueCase: "publish/confirmed-is-kept",
 		also: map[string]string{
+			"members/*":                   "what is stored late comes behind others of its key",
+			"seam/read*":                  "it is not there yet",
 			"kill/under-load":             "what was confirmed and not stored at the kill is lost",
 			"random/kills":                "what was confirmed and not stored at the kill is lost",
 			"group/*":                     "what was confirmed is not there yet",
@@ -644,6 +659,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "forgets-a-groups-start", logCase: "group/from-now", queueCase: "group/from-now",
 		also: map[string]string{
+			"seam/remove":      "a group of a name that was removed begins where it says",
 			"group/from-time":  "the start is a time",
 			"seam/group-start": "it is about the start",
 		},
@@ -655,6 +671,8 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "forgets-the-last-checkpoint", logCase: "group/resumes",
 		also: map[string]string{
+			"members/*":                 "what the member before had settled comes again",
+			"seam/subscription":         "the next holder begins where the last one began",
 			"content/foreign-flood":     "it stops cleanly and starts again",
 			"drain/*":                   "it stops cleanly and starts again",
 			"group/*":                   "it stops cleanly and starts again",
@@ -677,6 +695,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "stores-a-repeated-id-again", logCase: "publish/same-id", queueCase: "publish/same-id",
 		also: map[string]string{
+			"seam/read*":            "ids are changed",
 			"publish/unknown":       "it publishes an id twice",
 			"derived/*":             "a repeated handler repeats ids",
 			"delayed/movers":        "whoever takes over publishes again what was published and not deleted",
@@ -750,10 +769,17 @@ var brokenDrivers = []*brokenDriver{
 	},
 	{
 		name: "trims-one-too-many", logCase: "seam/trim",
+		also: map[string]string{
+			"seam/read*": "one more is gone",
+		},
 		wrap: func(_ *brokenWorld, d driver.Driver) driver.Driver { return &trimmer{shim{Driver: d}} },
 	},
 	{
 		name: "hides-that-it-is-lost", logCase: "seam/fenced", queueCase: "seam/fenced",
+		also: map[string]string{
+			"seam/reset":  "the old holder is not told",
+			"seam/remove": "the old holder is not told",
+		},
 		wrap: breakTenures(func(_ *brokenWorld, t driver.Tenure) *tenureShim {
 			hide := func(err error) error {
 				if errors.Is(err, driver.ErrLost) {

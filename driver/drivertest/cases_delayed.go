@@ -386,6 +386,7 @@ var brokenDelays = []*brokenDriver{
 		also: map[string]string{
 			"delayed/*":         "what is delayed comes early",
 			"retry/*":           "late attempts come early",
+			"kill/lane-stays":   "late attempts come early",
 			"seam/lane-content": "entries do not come back as they were put",
 			"seam/lane-scan":    "entries do not come back as they were put",
 			"seam/watch":        "entries do not come back as they were put",

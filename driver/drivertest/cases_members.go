@@ -493,6 +493,27 @@ func killMember(r *rig) {
 	survivor.settled("g")
 }
 
+// divided waits until each member of a group has its share of the partitions.
+func (r *rig) divided(group string, nodes ...*node) {
+	r.Helper()
+	d := r.driver()
+	r.eventually("the partitions are divided among the members", func() bool {
+		ps, err := d.Positions(r.ctx, r.name(group))
+		if err != nil {
+			return false
+		}
+		held := map[string]int{}
+		for _, p := range ps {
+			held[p.Member]++
+		}
+		low, high := len(ps), 0
+		for _, n := range held {
+			low, high = min(low, n), max(high, n)
+		}
+		return held[""] == 0 && len(held) == len(nodes) && high-low <= 1
+	})
+}
+
 func poisonAmongMembers(r *rig) {
 	const boots, neighbours = 2, 64
 	made := r.kind(r.topic("poison", 4), "made")
@@ -526,6 +547,7 @@ func poisonAmongMembers(r *rig) {
 	for range 3 {
 		nodes = append(nodes, member())
 	}
+	r.divided("g", nodes...) // or the poison would wait for those that wait for its partition to move
 	nodes[0].publish(made, append(append(items[:neighbours/2:neighbours/2], bad), items[neighbours/2:]...)...)
 	living := func() *node { return nodes[slices.IndexFunc(nodes, func(n *node) bool { return !n.dead() })] }
 	kills := 0

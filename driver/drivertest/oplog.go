@@ -133,9 +133,13 @@ func (l *opLog) runningNow(group string) int {
 
 // items returns how often each item has an op of this kind in a group.
 func (l *opLog) items(what, group string) map[int]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	m := map[int]int{}
-	for _, o := range l.of(what, group) {
-		m[o.n]++
+	for i := range l.ops {
+		if o := &l.ops[i]; o.what == what && o.group == group {
+			m[o.n]++
+		}
 	}
 	return m
 }

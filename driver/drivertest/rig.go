@@ -259,11 +259,16 @@ func (r *rig) eventuallyf(what func() string, cond func() bool) {
 	r.Helper()
 	deadline := time.Now().Add(r.patience)
 	wait := 200 * time.Microsecond
-	for !cond() {
+	for {
+		asked := time.Now()
+		if cond() {
+			return
+		}
 		if time.Now().After(deadline) {
 			r.Fatalf("after %v still not: %s", r.patience, what())
 		}
-		time.Sleep(wait)
+		// Not more than a tenth of the time for asking: hundreds of cases share the machine.
+		time.Sleep(max(wait, min(10*time.Since(asked), 200*time.Millisecond)))
 		wait = min(2*wait, 10*time.Millisecond)
 	}
 }
