@@ -46,6 +46,7 @@ type crowd struct {
 	driver  driver.Driver // to look at positions
 	journal *os.File
 	started int
+	expiry  time.Duration // of what round publishes; 0: none
 
 	mu        sync.Mutex
 	confirmed map[string]int // by type: how many of each key, numbered from 1
@@ -86,7 +87,11 @@ func (c *crowd) round(t *testing.T, typ *posthorn.EventType[step], seq int) bool
 	t.Helper()
 	var batch []*posthorn.Outgoing
 	for k := range keys {
-		batch = append(batch, typ.New(step{Key: fmt.Sprint("k", k), Seq: seq}))
+		var opts []posthorn.PublishOption
+		if c.expiry > 0 {
+			opts = append(opts, posthorn.ExpiresAt(time.Now().Add(c.expiry)))
+		}
+		batch = append(batch, typ.New(step{Key: fmt.Sprint("k", k), Seq: seq}, opts...))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

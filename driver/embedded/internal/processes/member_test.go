@@ -46,10 +46,20 @@ type memberConfig struct {
 	Work     time.Duration // of a handler
 	Poison   int           // the event of this number kills its process; 0: none
 	Hang     string        // while this file exists, handlers wait
+	Jump     string        // once this file exists, the wall clock is off
+	By       time.Duration // by so much
 }
 
 // fails tells whether the event's first attempts are made to fail.
 func (c memberConfig) fails(seq int) bool { return c.FailEach > 0 && seq%c.FailEach == 0 }
+
+// now is the member's wall clock.
+func (c memberConfig) now() time.Time {
+	if c.Jump != "" && exists(c.Jump) {
+		return time.Now().Add(c.By)
+	}
+	return time.Now()
+}
 
 var errOnPurpose = errors.New("fails on purpose")
 
@@ -66,7 +76,7 @@ func runMember(config string) int {
 	if os.Getenv("POSTHORN_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	bus, err := posthorn.Open(ctx, c.URL, posthorn.Service("walker"), posthorn.Logger(log.With("member", c.Name)))
+	bus, err := posthorn.Open(ctx, c.URL, posthorn.Service("walker"), posthorn.WallClock(c.now), posthorn.Logger(log.With("member", c.Name)))
 	if err != nil {
 		fmt.Println("open:", err)
 		return 1

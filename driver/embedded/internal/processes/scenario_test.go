@@ -28,6 +28,7 @@ var scenarios = []struct {
 	{"poison", poison},
 	{"reset", reset},
 	{"isolation", isolation},
+	{"clock", clock},
 	{"outage", outage}, // these two end what the others work on, so they come last
 	{"crashes", crashes},
 }
@@ -256,10 +257,12 @@ func poison(t *testing.T, b broker) {
 	cfg := memberConfig{Work: 20 * time.Millisecond, Poison: 7}
 	clean := cfg
 	clean.Poison = 0
-	// The poison is in one key only.
+	members := []*member{c.member(t, cfg), c.member(t, cfg), c.member(t, cfg)}
+	c.balanced(t, 3)
+	// The poison is in one key only, with enough others to fill all handlers.
 	for seq := 1; seq <= 12; seq++ {
 		var batch []*posthorn.Outgoing
-		for k := range keys {
+		for k := range 4 * 64 {
 			n := seq
 			if seq == cfg.Poison && k != 0 {
 				n = 1000 + seq
@@ -273,7 +276,6 @@ func poison(t *testing.T, b broker) {
 			t.Fatal(err)
 		}
 	}
-	members := []*member{c.member(t, cfg), c.member(t, cfg), c.member(t, cfg)}
 	deaths := 0
 	c.until(t, "the poison is quarantined", func() bool {
 		for i, m := range members {
@@ -290,6 +292,9 @@ func poison(t *testing.T, b broker) {
 	c.settled(t)
 	for _, m := range members {
 		m.drain(t)
+	}
+	if cut := c.cut(t); cut < 64 {
+		t.Errorf("%d starts were cut off by the deaths; with 64 in flight at the first there are more", cut)
 	}
 	if want := posthorn.DefaultBoots + 1; deaths != want { // the first start was not suspect
 		t.Errorf("processes died %d times, stated are %d", deaths, want)
@@ -466,4 +471,45 @@ func crashes(t *testing.T, b broker) {
 	}
 	n := c.check(t, cfg)
 	t.Logf("%d events handled, %d of them more than once; %d batches were not confirmed", n.handled, n.repeated, c.refused)
+}
+
+// clock has the wall clocks of two of three members jump, one by six hours forward
+// and one back: nobody takes anything over, nothing expires that is good for an
+// hour, and what failed is tried again no earlier than it should be, and not hours
+// later.
+func clock(t *testing.T, b broker) {
+	c := newCrowd(t, b)
+	c.expiry = time.Hour
+	jump := filepath.Join(c.dir, "jump")
+	cfg := memberConfig{Work: time.Millisecond, FailEach: 10}
+	ahead, behind := cfg, cfg
+	ahead.Jump, ahead.By = jump, 6*time.Hour
+	behind.Jump, behind.By = jump, -6*time.Hour
+	members := []*member{c.member(t, ahead), c.member(t, behind), c.member(t, cfg)}
+	c.balanced(t, 3)
+	stop := c.load(t)
+	c.progress(t, 400)
+	before, err := c.driver.Positions(t.Context(), group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	touch(t, jump)
+	c.progress(t, 800)
+	stop()
+	c.settled(t)
+	after, err := c.driver.Positions(t.Context(), group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range after {
+		if p.Fence != before[i].Fence || p.Member != before[i].Member {
+			t.Errorf("partition %d went from %s to %s: nobody had died", p.N, before[i].Member, p.Member)
+		}
+	}
+	for _, m := range members {
+		m.drain(t)
+	}
+	if n := c.check(t, cfg); n.repeated > 0 {
+		t.Errorf("%d events were handled twice", n.repeated)
+	}
 }
