@@ -168,7 +168,13 @@ func (c *crew) join(d driver.Driver, group string, n int, set func(*hand)) *hand
 		defer close(h.left)
 		h.err = d.Join(ctx, group, h)
 	}()
-	c.t.Cleanup(func() { cancel(); <-h.left })
+	c.t.Cleanup(func() {
+		for _, t := range h.tenures() {
+			h.drop(t) // who is still there gets it at once
+		}
+		cancel()
+		<-h.left
+	})
 	return h
 }
 
