@@ -369,6 +369,7 @@ var brokenDrivers = []*brokenDriver{
 			"kill/*":                        "what was in flight at the kill is lost",
 			"drain/*":                       "what had not been started at the stop, or did not end, is lost",
 			"random/*":                      "they kill, or stop, with work waiting",
+			"retry/attempts-outlive-kill":   "what was in flight at the kill is lost",
 			"derived/kill-repeats-ids":      "what was in flight at the kill is lost",
 			"derived/settles-after-confirm": "it is settled at once",
 			"order/hot-key-kill":            "what waited at the kill is lost",

@@ -1,9 +1,11 @@
 package embedded_test
 
 import (
+	"errors"
 	"os"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // mount mounts a small file system for the test and returns its directory. Where
@@ -23,7 +25,17 @@ func mount(t *testing.T, kind, options string) string {
 		return ""
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
+		err := syscall.Unmount(dir, 0)
+		// A process that another test has forked holds our open files until it has
+		// loaded its program.
+		for range 1000 {
+			if !errors.Is(err, syscall.EBUSY) {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+			err = syscall.Unmount(dir, 0)
+		}
+		if err != nil {
 			t.Errorf("unmounting %s: %v", dir, err)
 		}
 	})

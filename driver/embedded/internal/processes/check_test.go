@@ -94,7 +94,22 @@ func (c *crowd) starts(t *testing.T) map[string]int {
 }
 
 // cut counts the starts that a kill cut off.
-func (c *crowd) cut(t *testing.T) (n int) {
+func (c *crowd) cut(t *testing.T) int {
+	t.Helper()
+	n, _ := c.open(t)
+	return n
+}
+
+// inFlight counts the starts of living members that have not ended.
+func (c *crowd) inFlight(t *testing.T) int {
+	t.Helper()
+	_, n := c.open(t)
+	return n
+}
+
+// open counts the starts that have no end: of members that were killed, and others.
+func (c *crowd) open(t *testing.T) (dead, living int) {
+	t.Helper()
 	open := map[string]int{} // by member and event
 	killed := map[string]bool{}
 	for _, l := range c.lines(t) {
@@ -109,10 +124,12 @@ func (c *crowd) cut(t *testing.T) (n int) {
 	}
 	for k, starts := range open {
 		if member, _, _ := strings.Cut(k, " "); killed[member] {
-			n += starts
+			dead += starts
+		} else {
+			living += starts
 		}
 	}
-	return n
+	return dead, living
 }
 
 // of returns what the journal says of a key, the first lines of it.

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -46,7 +48,14 @@ type crowd struct {
 	driver  driver.Driver // to look at positions
 	journal *os.File
 	started int
-	expiry  time.Duration // of what round publishes; 0: none
+
+	reading sync.Mutex
+	buf     []byte
+	rest    []byte // of buf: the beginning of a line
+	read    int64
+	parsed  []line
+
+	expiry time.Duration // of what round publishes; 0: none
 
 	mu        sync.Mutex
 	confirmed map[string]int // by type: how many of each key, numbered from 1
@@ -55,7 +64,7 @@ type crowd struct {
 
 func newCrowd(t *testing.T, b broker) *crowd {
 	t.Helper()
-	c := &crowd{url: b.url(t, "instance", fmt.Sprintf("t%d", time.Now().UnixNano())), dir: t.TempDir(), confirmed: map[string]int{}}
+	c := &crowd{url: b.url(t, "instance", fmt.Sprintf("t%d", time.Now().UnixNano())), dir: t.TempDir(), confirmed: map[string]int{}, buf: make([]byte, 64<<10)}
 	log := slog.New(slog.DiscardHandler)
 	var err error
 	if c.bus, err = posthorn.Open(t.Context(), c.url, posthorn.Service("publisher"), posthorn.Logger(log)); err != nil {
@@ -118,7 +127,7 @@ func (c *crowd) load(t *testing.T) (stop func()) {
 		defer close(done)
 		for seq := 1; ctx.Err() == nil; seq++ {
 			c.round(t, stepTaken, seq)
-			for ctx.Err() == nil && c.backlog() > 1000 {
+			for ctx.Err() == nil && c.backlog(t) > 1000 {
 				time.Sleep(5 * time.Millisecond)
 			}
 		}
@@ -130,14 +139,22 @@ func (c *crowd) load(t *testing.T) (stop func()) {
 }
 
 // backlog is how many confirmed events are not handled yet.
-func (c *crowd) backlog() int {
-	data, err := os.ReadFile(c.journal.Name())
-	if err != nil {
-		return 0
-	}
+func (c *crowd) backlog(t *testing.T) int {
+	handled := c.ends(t)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.confirmed) - bytes.Count(data, []byte("\nend ")) // some are handled twice: near enough
+	return len(c.confirmed) - handled // some are handled twice: near enough
+}
+
+// ends counts the handlers that have ended well.
+func (c *crowd) ends(t *testing.T) (n int) {
+	t.Helper()
+	for _, l := range c.lines(t) {
+		if l.what == "end" {
+			n++
+		}
+	}
+	return n
 }
 
 // settled waits until all that was confirmed is handled.
@@ -181,28 +198,45 @@ type line struct {
 
 func (l line) event() string { return fmt.Sprintf("%s %s %d", l.typ, l.key, l.seq) }
 
-func (c *crowd) lines(t *testing.T) (all []line) {
+// lines returns the journal's lines. It reads what has come since the last call.
+func (c *crowd) lines(t *testing.T) []line {
 	t.Helper()
-	data, err := os.ReadFile(c.journal.Name())
-	if err != nil {
-		t.Fatal(err)
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	for {
+		n, err := c.journal.ReadAt(c.buf[len(c.rest):], c.read)
+		c.read += int64(n)
+		text := c.buf[:len(c.rest)+n]
+		end := bytes.LastIndexByte(text, '\n') + 1 // what follows is being written
+		for l := range bytes.Lines(text[:end]) {
+			c.parsed = append(c.parsed, parse(t, string(l)))
+		}
+		c.rest = c.buf[:copy(c.buf, text[end:])]
+		if err != nil || n == 0 {
+			return slices.Clip(c.parsed)
+		}
 	}
-	for text := range strings.Lines(string(data)) {
-		if !strings.HasSuffix(text, "\n") {
-			break // it is being written
-		}
-		var l line
-		if len(strings.Fields(text)) == 2 {
-			_, err = fmt.Sscan(text, &l.what, &l.member)
-		} else {
-			_, err = fmt.Sscan(text, &l.what, &l.member, &l.typ, &l.key, &l.seq, &l.partition, &l.position, &l.fence, &l.attempt)
-		}
+}
+
+func parse(t *testing.T, text string) (l line) {
+	t.Helper()
+	f := strings.Fields(text)
+	if len(f) != 2 && len(f) != 9 {
+		t.Fatalf("journal: %q has %d fields", text, len(f))
+	}
+	l.what, l.member = f[0], f[1]
+	if len(f) == 2 {
+		return l
+	}
+	l.typ, l.key = f[2], f[3]
+	for i, into := range []*int{&l.seq, &l.partition, &l.position, &l.fence, &l.attempt} {
+		n, err := strconv.Atoi(f[4+i])
 		if err != nil {
 			t.Fatalf("journal: %q: %v", text, err)
 		}
-		all = append(all, l)
+		*into = n
 	}
-	return all
+	return l
 }
 
 // balanced waits until the partitions are divided among these members, each with

@@ -45,7 +45,8 @@ type memberConfig struct {
 	FailEach int           // of so many events, one fails twice before it is handled; 0: none
 	Work     time.Duration // of a handler
 	Poison   int           // the event of this number kills its process; 0: none
-	Hang     string        // while this file exists, handlers wait
+	Fuse     string        // which waits for this file
+	Hang     string        // while this file exists, handlers wait, of events before the poison's number apart
 	Jump     string        // once this file exists, the wall clock is off
 	By       time.Duration // by so much
 }
@@ -94,14 +95,18 @@ func runMember(config string) int {
 			fmt.Fprintf(f, "%s %s %s %s %d %d %d %d %d\n", what, c.Name, e.Type, e.Key, e.Data.Seq, e.Partition, e.Position, e.Fence, e.Attempt)
 		}
 		line("start")
-		for c.Hang != "" && exists(c.Hang) {
+		if c.Poison != 0 && e.Data.Seq == c.Poison {
+			for !exists(c.Fuse) {
+				time.Sleep(5 * time.Millisecond)
+			}
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+		for c.Hang != "" && e.Data.Seq >= c.Poison && exists(c.Hang) {
 			time.Sleep(5 * time.Millisecond)
 		}
 		time.Sleep(c.Work)
 		switch {
-		case c.Poison != 0 && e.Data.Seq == c.Poison:
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
 		case c.fails(e.Data.Seq) && e.Attempt <= 2:
 			line("fail")
 			return errOnPurpose

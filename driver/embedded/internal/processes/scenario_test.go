@@ -114,16 +114,8 @@ func kills(t *testing.T, b broker) {
 // progress waits until so many more events are handled.
 func (c *crowd) progress(t *testing.T, more int) {
 	t.Helper()
-	count := func() (n int) {
-		for _, l := range c.lines(t) {
-			if l.what == "end" {
-				n++
-			}
-		}
-		return n
-	}
-	want := count() + more
-	c.until(t, fmt.Sprint(want, " events are handled"), func() bool { return count() >= want })
+	want := c.ends(t) + more
+	c.until(t, fmt.Sprint(want, " events are handled"), func() bool { return c.ends(t) >= want })
 }
 
 func (c *crowd) until(t *testing.T, what string, ok func() bool) {
@@ -254,28 +246,37 @@ func (c *crowd) deadLetters(t *testing.T) (all []posthorn.DeadLetter) {
 // after the stated number of starts.
 func poison(t *testing.T, b broker) {
 	c := newCrowd(t, b)
-	cfg := memberConfig{Work: 20 * time.Millisecond, Poison: 7}
-	clean := cfg
-	clean.Poison = 0
+	const inFlight = 64 // of a member
+	cfg := memberConfig{Work: 20 * time.Millisecond, Poison: 7, Fuse: filepath.Join(c.dir, "fuse"), Hang: filepath.Join(c.dir, "hang")}
 	members := []*member{c.member(t, cfg), c.member(t, cfg), c.member(t, cfg)}
 	c.balanced(t, 3)
 	// The poison is in one key only, with enough others to fill all handlers.
-	for seq := 1; seq <= 12; seq++ {
+	publish := func(seq, from, to int) {
 		var batch []*posthorn.Outgoing
-		for k := range 4 * 64 {
-			n := seq
-			if seq == cfg.Poison && k != 0 {
-				n = 1000 + seq
-			}
-			batch = append(batch, stepTaken.New(step{Key: fmt.Sprint("k", k), Seq: n}))
-			if n != cfg.Poison {
-				c.confirmed[fmt.Sprintf("%s k%d %d", stepTaken.Name(), k, n)] = 1
+		for k := from; k < to; k++ {
+			batch = append(batch, stepTaken.New(step{Key: fmt.Sprint("k", k), Seq: seq}))
+			if seq != cfg.Poison {
+				c.confirmed[fmt.Sprintf("%s k%d %d", stepTaken.Name(), k, seq)] = 1
 			}
 		}
 		if err := c.bus.PublishAll(t.Context(), batch...); err != nil {
 			t.Fatal(err)
 		}
 	}
+	const keys = 8 * inFlight
+	for seq := 1; seq < cfg.Poison; seq++ {
+		publish(seq, 0, keys)
+	}
+	c.settled(t)
+	touch(t, cfg.Hang)
+	publish(cfg.Poison, 0, 1)
+	c.until(t, "the poison has started", func() bool { return c.inFlight(t) == 1 })
+	for seq := cfg.Poison + 1; seq <= cfg.Poison+5; seq++ {
+		publish(seq, 1, keys)
+		publish(seq, 0, 1)
+	}
+	c.until(t, "64 are in flight at each of three members", func() bool { return c.inFlight(t) == len(members)*inFlight })
+	touch(t, cfg.Fuse)
 	deaths := 0
 	c.until(t, "the poison is quarantined", func() bool {
 		for i, m := range members {
@@ -283,6 +284,14 @@ func poison(t *testing.T, b broker) {
 			case <-m.ended:
 				c.note(t, "killed", m.Name)
 				deaths++
+				if deaths == 1 {
+					if cut := c.cut(t); cut != inFlight {
+						t.Errorf("%d starts were cut off by the first death, want the %d in flight", cut, inFlight)
+					}
+					if err := os.Remove(cfg.Hang); err != nil {
+						t.Error(err)
+					}
+				}
 				members[i] = c.member(t, cfg)
 			default:
 			}
@@ -292,9 +301,6 @@ func poison(t *testing.T, b broker) {
 	c.settled(t)
 	for _, m := range members {
 		m.drain(t)
-	}
-	if cut := c.cut(t); cut < 64 {
-		t.Errorf("%d starts were cut off by the deaths; with 64 in flight at the first there are more", cut)
 	}
 	if want := posthorn.DefaultBoots + 1; deaths != want { // the first start was not suspect
 		t.Errorf("processes died %d times, stated are %d", deaths, want)
