@@ -1,0 +1,179 @@
+package posthorn_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/posthorn/posthorn"
+)
+
+// These examples stand in the pages of docs.
+
+var OrderCancelled = posthorn.Define[Placed]("order.cancelled",
+	posthorn.Key(func(p Placed) string { return p.OrderID }))
+
+// An event keeps its id, so that publishing it again is safe when it is not known
+// whether it is stored.
+func ExampleOutgoing() {
+	ctx := context.Background()
+	bus := openExample()
+	defer closeExample(bus)
+
+	order := OrderPlaced.New(Placed{OrderID: "7"})
+	err := bus.PublishAll(ctx, order)
+	for range 3 {
+		if posthorn.CodeOf(err) != posthorn.CodeUnknown {
+			break
+		}
+		err = bus.PublishAll(ctx, order) // the same id: it is stored once
+	}
+	must(err)
+
+	must(bus.PublishAll(ctx, order))
+	topics, err := bus.Topics(ctx)
+	must(err)
+	fmt.Println(topics[0].Events)
+	// Output: 1
+}
+
+// A handler may see an event again. What it does then must do no harm: the key is
+// the same each time.
+func ExampleMeta_IdempotencyKey() {
+	ctx := context.Background()
+	bus := openExample()
+	defer closeExample(bus)
+	bank := map[string]int{} // stands for a system that takes a key with each request
+
+	billing := bus.Group("billing", posthorn.GroupConfig{Retry: posthorn.Retry{Delay: time.Millisecond}})
+	OrderPlaced.Handle(billing, func(ctx context.Context, e *posthorn.Event[Placed]) error {
+		bank[e.IdempotencyKey()] = e.Data.Pence
+		if e.Attempt == 1 {
+			return errors.New("the answer got lost")
+		}
+		return nil
+	})
+	must(billing.Start(ctx))
+	must(OrderPlaced.Publish(ctx, bus, Placed{OrderID: "7", Pence: 1250}))
+	waitUntil(func() bool { return bus.Stats().Handled == 1 })
+	fmt.Println("attempts", bus.Stats().Started, "payments", len(bank))
+	// Output: attempts 2 payments 1
+}
+
+func ExampleRetry() {
+	ctx := context.Background()
+	bus := openExample()
+	defer closeExample(bus)
+
+	billing := bus.Group("billing", posthorn.GroupConfig{
+		Retry: posthorn.Retry{Attempts: 5, Late: 20, MaxLateDelay: 6 * time.Hour}, // the bank may be away for a day
+	})
+	OrderPlaced.Handle(billing, func(context.Context, *posthorn.Event[Placed]) error { return nil })
+	OrderCancelled.Handle(billing, func(context.Context, *posthorn.Event[Placed]) error {
+		return errors.New("no such order")
+	}, posthorn.WithRetry(posthorn.Retry{Attempts: posthorn.None, Late: posthorn.None})) // one attempt, no other
+	must(billing.Start(ctx))
+	must(OrderCancelled.Publish(ctx, bus, Placed{OrderID: "7"}))
+	waitUntil(func() bool { return deadLetters(bus, "billing") == 1 })
+	fmt.Println("attempts", bus.Stats().Started)
+	// Output: attempts 1
+}
+
+// When what made a group give up is mended, its dead letters can be published again.
+func Example_publishDeadLettersAgain() {
+	ctx := context.Background()
+	bus := openExample()
+	defer closeExample(bus)
+	mended := false
+	billing := bus.Group("billing", posthorn.GroupConfig{})
+	OrderPlaced.Handle(billing, func(ctx context.Context, e *posthorn.Event[Placed]) error {
+		if !mended {
+			return posthorn.Permanent(errors.New("no such customer"))
+		}
+		fmt.Println("paid", e.Data.OrderID)
+		return nil
+	})
+	must(billing.Start(ctx))
+	must(OrderPlaced.Publish(ctx, bus, Placed{OrderID: "7"}))
+	waitUntil(func() bool { return deadLetters(bus, "billing") == 1 })
+	mended = true
+
+	for d, err := range bus.DeadLetters(ctx, "billing") {
+		must(err)
+		must(bus.Publish(ctx, d.Type, json.RawMessage(d.Data), posthorn.WithKey(d.Key), posthorn.WithID(d.ID+".again")))
+	}
+	waitUntil(func() bool { return bus.Stats().Handled == 1 })
+	// Output: paid 7
+}
+
+// Types of one topic share the order of their keys.
+func Example_orderOfTypes() {
+	ctx := context.Background()
+	bus := openExample()
+	defer closeExample(bus)
+
+	packing := bus.Group("packing", posthorn.GroupConfig{})
+	OrderPlaced.Handle(packing, func(ctx context.Context, e *posthorn.Event[Placed]) error {
+		fmt.Println("pack", e.Key)
+		return nil
+	})
+	OrderCancelled.Handle(packing, func(ctx context.Context, e *posthorn.Event[Placed]) error {
+		fmt.Println("unpack", e.Key)
+		return nil
+	})
+	must(packing.Start(ctx))
+	must(bus.PublishAll(ctx, OrderPlaced.New(Placed{OrderID: "7"}), OrderCancelled.New(Placed{OrderID: "7"})))
+	waitUntil(func() bool { return bus.Stats().Handled == 2 })
+	// Output:
+	// pack 7
+	// unpack 7
+}
+
+// A face for a load balancer or an orchestrator.
+func Example_healthz() {
+	ctx := context.Background()
+	bus := openExample()
+	defer closeExample(bus)
+
+	healthz := func(w http.ResponseWriter, r *http.Request) {
+		h := bus.Health(r.Context())
+		if !h.OK {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_ = json.NewEncoder(w).Encode(h)
+	}
+
+	w := httptest.NewRecorder()
+	healthz(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/healthz", nil))
+	fmt.Print(w.Code, " ", w.Body)
+	// Output: 200 {"OK":true,"Reasons":null}
+}
+
+// A service runs until it is told to stop, and then finishes what it has begun.
+func Example_service() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	bus := openExample()
+	defer closeExample(bus)
+
+	billing := bus.Group("billing", posthorn.GroupConfig{Drain: 20 * time.Second})
+	OrderPlaced.Handle(billing, func(ctx context.Context, e *posthorn.Event[Placed]) error {
+		stop() // stands for the signal
+		time.Sleep(time.Millisecond)
+		fmt.Println("finished", e.Key)
+		return ctx.Err() // which has not ended
+	})
+	must(OrderPlaced.Publish(ctx, bus, Placed{OrderID: "7"}))
+	if err := bus.Run(ctx); err != nil {
+		fmt.Println("not all could be finished in time:", err)
+	}
+	// Output: finished 7
+}
