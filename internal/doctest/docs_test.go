@@ -30,6 +30,9 @@ var notRun = map[string]string{
 	"cat *":   "it shows a file, which the check of paths has seen",
 }
 
+// tutorial is the page that TestStart follows step by step.
+const tutorial = "docs/start.md"
+
 // A document is a Markdown file with its code blocks apart.
 type document struct {
 	path   string // from the root
@@ -215,7 +218,7 @@ func commands(b block) []string {
 }
 
 // TestCommands runs the commands of all sh blocks in the root folder, but for those
-// listed in notRun.
+// listed in notRun, and those of the tutorial, which TestStart runs.
 func TestCommands(t *testing.T) {
 	ran := map[string]bool{}
 	for _, d := range documents(t) {
@@ -224,7 +227,7 @@ func TestCommands(t *testing.T) {
 				t.Errorf("%s:%d: code blocks name their language: sh for commands that are run, text for what is not code", d.path, b.line)
 			}
 			for _, c := range commands(b) {
-				if ran[c] || excepted(c) {
+				if ran[c] || excepted(c) || d.path == tutorial {
 					continue
 				}
 				ran[c] = true
@@ -265,11 +268,12 @@ func runCommand(t *testing.T, doc, command string) {
 var fromFile = regexp.MustCompile(`^<!-- from: (\S+) -->$`)
 
 // TestGoBlocks holds each block of Go to the file that it is taken from, which a
-// comment above it names: what is shown is what is compiled and run.
+// comment above it names: what is shown is what is compiled and run. The tutorial's
+// are files, which TestStart writes and runs.
 func TestGoBlocks(t *testing.T) {
 	for _, d := range documents(t) {
 		for _, b := range d.blocks {
-			if b.lang != "go" {
+			if b.lang != "go" || d.path == tutorial {
 				continue
 			}
 			m := fromFile.FindStringSubmatch(b.before)
