@@ -35,10 +35,10 @@ type typeOption func(*typeDef)
 
 func (f typeOption) applyType(d *typeDef) { f(d) }
 
-// In stores events of the type in a declared topic. Without it the topic is the
-// one that the type's name says, with the defaults: the name up to its last dot,
-// a version at its end left out, so that "order.placed" and "order.cancelled.v2"
-// are both in "order".
+// In stores events of the type in a declared topic. Default: the topic that the
+// type's name says, with the defaults. That is the name up to its last dot, a
+// version at its end left out, so that "order.placed" and "order.cancelled.v2" are
+// both in "order"; a name without a dot is its own topic.
 func In(t *Topic) TypeOption {
 	return typeOption(func(d *typeDef) {
 		if t == nil {
@@ -51,7 +51,7 @@ func In(t *Topic) TypeOption {
 
 // Key says by what events are ordered: events whose keys are equal are handled
 // one at a time, in the order they were stored in. An empty key is refused when
-// the event is published. T must be the T of the event type. Without Key, events
+// the event is published. T must be the T of the event type. Default: no key; events
 // are spread over the partitions and have no order.
 func Key[T any](key func(T) string) TypeOption {
 	return typeOption(func(d *typeDef) {

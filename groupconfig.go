@@ -37,7 +37,8 @@ type GroupConfig struct {
 	// is its verdict; of one that does not return the attempt has failed, its slot is
 	// given to others, its key only when it returns. Default 30 s.
 	Timeout time.Duration
-	// Retry is the retry budget. Handlers may have their own.
+	// Retry is the retry budget. Handlers may have their own, by [WithRetry].
+	// Default: that of a zero [Retry].
 	Retry Retry
 	// Window is how many messages above the lowest unsettled one may be taken
 	// from a partition, rounded up to a multiple of 64. Default 8192; the broker may
@@ -60,7 +61,8 @@ type GroupConfig struct {
 	// Start is where the group begins in a topic that is new to it. Default:
 	// at the beginning of what is kept.
 	Start Start
-	// Middleware wraps all handlers of the group; the first is outermost.
+	// Middleware wraps all handlers of the group; the first is outermost. Default:
+	// none.
 	Middleware []Middleware
 }
 

@@ -30,7 +30,7 @@ var imports = map[string]string{
 //	memory:              a bus of its own, in memory
 //	memory:name          shared by all that open the name in this process
 //	embedded:            a JetStream server in this process, stored in ./posthorn-data
-//	embedded:./dir       the same, stored in dir
+//	embedded:./dir       the same, stored in dir; ?lease=5s as below
 //	nats://host:4222     a NATS server or cluster with JetStream, or a `posthorn serve`
 //	tls://host:4222      the same, encrypted whether the server asks for it or not
 //
@@ -43,12 +43,15 @@ var imports = map[string]string{
 //	ca=FILE                                  who signs the server's certificate
 //	cert=FILE&key=FILE                       our own certificate
 //	instance=NAME                            keeps installations on one server apart
-//	lease=10s                                how long a member may be silent
+//	lease=10s                                how long a member may be silent; default: 10 s
 //	replicas=N                               copies of what is stored; default: up to 3
 //	durability=server                        accept a server that may lose what it confirmed
 //
-// Open returns when the broker is ready. ctx bounds the opening only. Errors and
-// logs never show a password or token.
+// Open returns when the broker is ready. ctx bounds the opening only, and without a
+// deadline the driver sets one. What is wrong with the URL or an option is an error
+// with CodeInvalid; a broker that does not answer has CodeUnavailable, one that
+// refuses who is asking CodeDenied, a directory that another process has open
+// CodeLocked. Errors and logs never show a password or token.
 func Open(ctx context.Context, rawURL string, opts ...Option) (*Bus, error) {
 	o, oerr := newOptions(opts)
 	if oerr != nil {

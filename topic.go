@@ -29,7 +29,8 @@ type TopicConfig struct {
 	// bound how many handlers run.
 	Partitions int
 	// Unordered gives up the order of events of one key, for topics where it
-	// means nothing. Keys are still allowed.
+	// means nothing. Keys are still allowed. Default: false, events of one key are
+	// handled in order.
 	Unordered bool
 	// Keep is for how long events stay readable after they were stored, even
 	// when all groups have settled them. Default 7 days. What a registered group

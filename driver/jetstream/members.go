@@ -14,10 +14,12 @@ import (
 	"github.com/posthorn/posthorn/driver"
 )
 
-// Leases of members.
 const (
+	// DefaultLease is how long a member of a group may be silent before others take
+	// its partitions, where neither the URL (lease=) nor the served store says it.
 	DefaultLease = 10 * time.Second
-	MinLease     = 500 * time.Millisecond
+	// MinLease is the shortest lease that is accepted.
+	MinLease = 500 * time.Millisecond
 )
 
 // beatsPerLease is how often a member gives a sign of life while its lease lasts.

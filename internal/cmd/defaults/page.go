@@ -46,7 +46,7 @@ func Page(root string) ([]byte, error) {
 	}
 	var b bytes.Buffer
 	b.WriteString("<!-- Made from the code by internal/cmd/defaults. To change it, change the code and run: make generate -->\n\n# Defaults\n\n" +
-		"What holds when a program says nothing. A zero field of a config means its default.\n")
+		"What holds when a program says nothing. A zero field of a config means its default. What a URL can say stands in [running on NATS](nats.md#the-url), the flags of the commands in [the command posthorn](cli.md).\n")
 	used := map[string]bool{}
 	for _, s := range sections {
 		rows, err := pkg.rows(s.strukt, s.option, consts, used)
@@ -199,18 +199,16 @@ func fields(d *ast.GenDecl, strukt string) []setting {
 // saysDefault finds the sentence of a comment that states the default.
 var saysDefault = regexp.MustCompile(`(?:^| )Defaults?:? (.*?)\.(?: |$)`)
 
-// rows lists the settings that have a default: a constant, or a sentence of their
-// comment that says one.
+// rows lists the settings with their defaults, which a sentence of each comment has
+// to say, and a constant too where there is one.
 func (p *pkg) rows(strukt, option string, consts map[string]string, used map[string]bool) ([]row, error) {
 	var rows []row
 	for _, s := range p.settings(strukt, option) {
 		said := saysDefault.FindStringSubmatch(s.doc)
 		value, isConst := consts["Default"+s.name]
 		switch {
-		case said == nil && !isConst:
-			continue
 		case said == nil:
-			return nil, fmt.Errorf("the comment of %s says no default; Default%s is %s", s.name, s.name, value)
+			return nil, fmt.Errorf("the comment of %s says no default; each setting has one", s.name)
 		case isConst && !says(said[1], value):
 			return nil, fmt.Errorf("the comment of %s says that the default is %q, but Default%s is %s", s.name, said[1], s.name, value)
 		case isConst:

@@ -42,23 +42,20 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// A comment that says another number than the constant is found.
+// A comment that says another number than the constant is found, and so is one that
+// says nothing.
 func TestCommentAtOdds(t *testing.T) {
-	dir := t.TempDir()
-	src := `package p
-
-const DefaultConcurrency = 64
-
-type GroupConfig struct {
-	// Concurrency is how many run. Default 32.
-	Concurrency int
-}
-`
-	if err := os.WriteFile(filepath.Join(dir, "p.go"), []byte(src), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	_, err := Page(dir)
-	if err == nil || !strings.Contains(err.Error(), `"32", but DefaultConcurrency is 64`) {
-		t.Errorf("got %v", err)
+	for comment, want := range map[string]string{
+		"Concurrency is how many run. Default 32.": `"32", but DefaultConcurrency is 64`,
+		"Concurrency is how many run.":             "the comment of Concurrency says no default",
+	} {
+		dir := t.TempDir()
+		src := "package p\n\nconst DefaultConcurrency = 64\n\ntype GroupConfig struct {\n\t// " + comment + "\n\tConcurrency int\n}\n"
+		if err := os.WriteFile(filepath.Join(dir, "p.go"), []byte(src), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Page(dir); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v", comment, err)
+		}
 	}
 }
