@@ -58,6 +58,8 @@ func TestOpenRefuses(t *testing.T) {
 		{url: "", code: posthorn.CodeInvalid, words: []string{"no scheme", "embedded:./data"}},
 		{url: "orders", code: posthorn.CodeInvalid, words: []string{"no scheme", "orders"}},
 		{url: "://x", code: posthorn.CodeInvalid, words: []string{"cannot be read"}},
+		{url: "localhost:4222", code: posthorn.CodeInvalid, words: []string{"no scheme", "nats://localhost:4222"}},
+		{url: "127.0.0.1:4222", code: posthorn.CodeInvalid, words: []string{"cannot be read", "nats://host:4222"}},
 		{url: "carrier-pigeon://loft", code: posthorn.CodeInvalid, words: []string{"carrier-pigeon", "memory", "embedded"}},
 		{url: "embedded:./data", code: posthorn.CodeInvalid, words: []string{"not in this program", `import _ "github.com/posthorn/posthorn/driver/embedded"`}},
 		{url: "memory:?shape=ring", code: posthorn.CodeInvalid, words: []string{"shape=ring", "log and queue"}},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/posthorn/posthorn/driver"
@@ -93,7 +94,7 @@ func parseURL(raw string) (*url.URL, *Error) {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
-	return nil, &Error{Code: CodeInvalid, Text: "open: the URL cannot be read; it looks like embedded:./data", Err: err}
+	return nil, &Error{Code: CodeInvalid, Text: "open: the URL cannot be read; it looks like embedded:./data or nats://host:4222", Err: err}
 }
 
 // firstHost leaves out all hosts but the first, and returns all of them if there
@@ -168,13 +169,16 @@ func OpenDriver(ctx context.Context, d driver.Driver, opts ...Option) (*Bus, err
 
 func opener(u *url.URL) (driver.Opener, error) {
 	if u.Scheme == "" {
-		return nil, errorf(CodeInvalid, "open %q: the URL has no scheme; it looks like embedded:./data or memory:", redact(u))
+		return nil, errorf(CodeInvalid, "open %q: the URL has no scheme; it looks like embedded:./data or nats://host:4222", redact(u))
 	}
 	if open, ok := driver.Lookup(u.Scheme); ok {
 		return open, nil
 	}
 	if path, ok := imports[u.Scheme]; ok {
 		return nil, errorf(CodeInvalid, "open %s: the driver of %q is not in this program; add: import _ %q", redact(u), u.Scheme, path)
+	}
+	if _, err := strconv.ParseUint(u.Opaque, 10, 16); err == nil { // host:port
+		return nil, errorf(CodeInvalid, "open %s: the URL has no scheme; if it names a server, write nats://%s", redact(u), redact(u))
 	}
 	return nil, errorf(CodeInvalid, "open %s: nothing serves the scheme %q; known are %s", redact(u), u.Scheme, strings.Join(knownSchemes(), ", "))
 }

@@ -27,7 +27,7 @@ func lockDir(dir string) (*os.File, error) {
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("locking %s: %w", path, err)
 		}
-		return nil, fmt.Errorf("embedded: directory %s is open in another process%s: close it there, or give this one a directory of its own: %w",
+		return nil, fmt.Errorf("embedded: directory %s is open in another process%s: close it there, give this one a directory of its own, or serve it to both with posthorn serve: %w",
 			dir, holder(path), driver.ErrLocked)
 	}
 	if err := writePID(f); err != nil {

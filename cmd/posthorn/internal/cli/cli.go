@@ -139,7 +139,7 @@ func (a *app) command() *cobra.Command {
 		Use:           "posthorn",
 		Short:         "See and operate a Posthorn bus",
 		Long:          about + "\n\nExit codes:\n" + exitTable(),
-		Args:          cobra.NoArgs,
+		Args:          noSuchCommand,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -154,6 +154,18 @@ func (a *app) command() *cobra.Command {
 	root.AddCommand(a.serve(), a.pub(), a.cancel(), a.tail(), a.topics(), a.groups(), a.why(), a.describe(), a.provision(), a.version(), a.completion())
 	a.markRan(root)
 	return root
+}
+
+// noSuchCommand refuses a word that is no command, and names what it may be meant for.
+func noSuchCommand(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	root.SuggestionsMinimumDistance = 2
+	if like := root.SuggestionsFor(args[0]); len(like) > 0 {
+		return fmt.Errorf("unknown command %q, is it %s", args[0], strings.Join(like, " or "))
+	}
+	return fmt.Errorf("unknown command %q", args[0])
 }
 
 // markRan notes, for each command, that the command line was read: what comes after

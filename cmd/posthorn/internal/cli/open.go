@@ -126,7 +126,7 @@ func served(dir string, err error) error {
 	at := servedAt(dir)
 	if at == "" {
 		return &posthorn.Error{Code: posthorn.CodeLocked, Err: err,
-			Text: "the store is in use; if it is a service with embedded:, stop it, or let both use posthorn serve and nats://"}
+			Text: "the store is in use"}
 	}
 	return &posthorn.Error{Code: posthorn.CodeLocked, Err: err,
 		Text: fmt.Sprintf("the store is being served; use --url '%s'", at)}
