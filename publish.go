@@ -136,14 +136,19 @@ func (p *publishing) prepare(ctx context.Context, events []*Outgoing) []pendingE
 			continue
 		}
 		r.Topic = o.def.topic.name
-		m, derived, eerr := o.encode(ctx, p.bus, p.scope)
+		cause, eerr := p.scope.of(o)
+		if eerr != nil {
+			r.Err = eerr
+			continue
+		}
+		m, derived, eerr := o.encode(ctx, p.bus, cause)
 		r.ID = o.id
 		if eerr != nil {
 			r.Err = eerr
 			continue
 		}
 		if p.scope != nil {
-			p.scope.sent(o.id, derived)
+			p.scope.sent(cause, o.id, derived)
 		}
 		r.Partition = ot.partition(o.key, o.id)
 		w, due, err := p.writerFor(ctx, ot, o, r.Partition)
