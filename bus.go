@@ -12,7 +12,9 @@ import (
 )
 
 // A Bus is an open broker. It publishes events and runs groups. All methods are
-// safe for concurrent use.
+// safe for concurrent use. Those that ask the broker do so as long as ctx allows;
+// without a deadline the driver ends a request that nobody answers (JetStream: after
+// 30 s), with CodeUnavailable or CodeTimeout. After [Bus.Close] they fail with CodeClosed.
 type Bus struct {
 	opts   *options
 	url    string
@@ -76,8 +78,10 @@ func (b *Bus) env() driver.Env {
 
 // Run starts all groups and waits until ctx ends; then it stops them all, each
 // within its GroupConfig.Drain, with the bus still working. It returns nil after
-// a clean stop. When a group cannot be started, those that were are stopped and
-// the error is returned.
+// a clean stop, and an error with CodeTimeout when handlers were left behind: their
+// events come again. When a group cannot be started, those that were are stopped and
+// the error is returned; a bus without groups is an error with CodeInvalid. The bus
+// stays open. Groups run once: a second Run is an error with CodeConflict.
 func (b *Bus) Run(ctx context.Context) error {
 	groups, err := b.allGroups()
 	if err != nil {
@@ -138,8 +142,10 @@ func (b *Bus) allGroups() ([]*Group, error) {
 }
 
 // Close stops all groups, waits for what is being published and closes the
-// broker. Groups drain within their GroupConfig.Drain, all of it within ctx.
-// Closing twice is harmless: the second call waits for the first.
+// broker. Groups drain within their GroupConfig.Drain, all of it within ctx. The
+// error is the first of what went wrong: CodeTimeout for handlers that were left
+// behind, whose events come again. The bus is closed even then. Closing twice is
+// harmless: the second call waits for the first. A handler or hook must not call it.
 func (b *Bus) Close(ctx context.Context) error {
 	b.closeOnce.Do(func() { b.closeErr = b.close(ctx) })
 	return b.closeErr

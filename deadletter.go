@@ -12,7 +12,10 @@ import (
 
 // A DeadLetter is an event that a group gave up on.
 type DeadLetter struct {
+	// Meta is the event's. Attempt is how many there were, Position where the event
+	// stood in its partition, Fence is not set.
 	Meta
+	// Data is the event's, as it was published. It belongs to the caller.
 	Data []byte
 	// Reason is why: CodeHandler, CodePermanent, CodePanic, CodeTimeout,
 	// CodeUndecodable, CodeForeign, CodeTooLarge, CodeQuarantined, CodeNotFound,
@@ -30,7 +33,9 @@ type DeadLetter struct {
 
 // DeadLetters walks over the dead letters of a group: by topic and partition,
 // and within these by key and position. It reads in pages and can be stopped at
-// any time. An error ends the walk.
+// any time; ctx bounds the whole walk. An error ends the walk, but for a record that
+// cannot be read (CodeUndecodable), which comes with its event. A group that is not
+// registered is an error with CodeNotFound.
 func (b *Bus) DeadLetters(ctx context.Context, group string) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		lanes, err := b.lanesOf(ctx, group)

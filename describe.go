@@ -17,11 +17,13 @@ type Description struct {
 	// Groups are all groups that are registered, with their recorded
 	// subscriptions.
 	Groups []GroupInfo
-	// Missing says what the broker cannot do, by promise.
+	// Missing says what the broker cannot do, by promise, such as "P1 durable"; nil when
+	// it lacks nothing.
 	Missing map[string]string
 }
 
-// A Thing is something that was set up on the broker.
+// A Thing is something that was set up on the broker: what kind, under which name of
+// the broker's own, and what for.
 type Thing struct{ Kind, Name, Why string }
 
 // A GroupInfo is a registered group.
@@ -65,7 +67,8 @@ func (b *Bus) Describe(ctx context.Context) (Description, error) {
 
 // Lag returns how many events the group has not settled, as the broker has it
 // recorded: events that were settled since the last checkpoint still count, and
-// those that wait in a lane do not.
+// those that wait in a lane do not. A group that is not registered is an error with
+// CodeNotFound.
 func (b *Bus) Lag(ctx context.Context, group string) (int64, error) {
 	if err := checkName("group", group, maxGroupName); err != nil {
 		return 0, err

@@ -122,7 +122,8 @@ func (b *Bus) groupSpecs(ctx context.Context) ([]driver.GroupSpec, error) {
 }
 
 // GroupStatus returns one group, with a count of what its lanes hold. Counting
-// reads all of their entries, without the data.
+// reads all of their entries, without the data. A group that is not registered is an
+// error with CodeNotFound.
 func (b *Bus) GroupStatus(ctx context.Context, group string) (GroupStatus, error) {
 	spec, err := b.groupSpec(ctx, group)
 	if err != nil {

@@ -38,7 +38,8 @@ type Health struct {
 }
 
 // Health asks the broker whether it can be reached and stores messages, and
-// returns that with the alarms that stand.
+// returns that with the alarms that stand. It takes as long as the broker, and no
+// longer than ctx: give it a deadline. A closed bus is not healthy.
 func (b *Bus) Health(ctx context.Context) Health {
 	h := Health{Reasons: b.alarms.standing()}
 	if err := b.drv.Health(ctx); err != nil {

@@ -15,8 +15,9 @@ const maxReason = 1024
 
 // Pause stops all members of a group from starting handlers, those that start
 // later too, until [Bus.Resume]. Handlers that run finish. why is shown wherever
-// somebody asks for the group, and cannot be empty. Pausing a paused group
-// replaces the reason.
+// somebody asks for the group: 1 to 1024 bytes. It returns when that is on record;
+// members hear of it soon after. Pausing a paused group replaces the reason. A group
+// that is not registered is an error with CodeNotFound.
 func (b *Bus) Pause(ctx context.Context, group, why string) error {
 	why = strings.TrimSpace(why)
 	if why == "" || len(why) > maxReason {
@@ -32,7 +33,9 @@ func (b *Bus) Pause(ctx context.Context, group, why string) error {
 }
 
 // Resume lets the members of a group start handlers again: what somebody has paused
-// by [Bus.Pause], and what has paused itself because of a flood of foreign messages.
+// by [Bus.Pause], and what has paused itself because of a flood of foreign messages. A
+// group that is not paused stays as it is; one that is not registered is an error with
+// CodeNotFound.
 func (b *Bus) Resume(ctx context.Context, group string) error {
 	if _, err := b.groupSpec(ctx, group); err != nil {
 		return err
@@ -48,7 +51,8 @@ func (b *Bus) Resume(ctx context.Context, group string) error {
 // have fetched and go on from there; a handler that runs finishes, and its event
 // may come again. What stands in the group's lanes, retries and dead letters, stays
 // as it is. Events below a position that was set forward are not handled, and
-// events above one that was set back are handled again.
+// events above one that was set back are handled again. A group that is not
+// registered, or a topic in which it has nothing, is an error with CodeNotFound.
 func (b *Bus) Reset(ctx context.Context, group string, start Start, topics ...string) error {
 	spec, err := b.groupSpec(ctx, group)
 	if err != nil {
@@ -119,7 +123,7 @@ func Force() RemoveOption { return removeOption(func(r *removing) { r.force = tr
 // letters among them, for good. Nothing is kept for it from then on. It refuses,
 // with CodeConflict, while members of the group are alive, unless [Force] is given.
 // A member that was killed counts as alive until it has been silent for its lease,
-// which Remove waits for.
+// which Remove waits for. A group that is not registered is an error with CodeNotFound.
 func (b *Bus) Remove(ctx context.Context, group string, opts ...RemoveOption) error {
 	var r removing
 	for _, o := range opts {

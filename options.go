@@ -16,7 +16,8 @@ const (
 	DefaultMaxPayload     = 1 << 20
 )
 
-// An Option configures a bus.
+// An Option configures a bus, in [Open]. Of one that is given twice the last counts,
+// where its comment does not say otherwise.
 type Option interface{ applyBus(*options) }
 
 type option func(*options)
@@ -54,7 +55,8 @@ func Service(name string) Option {
 	})
 }
 
-// Logger sets where the bus logs. Default: slog.Default().
+// Logger sets where the bus logs: alarms and dead letters at level error, what mends
+// itself at warn. Default: slog.Default().
 func Logger(l *slog.Logger) Option {
 	return option(func(o *options) {
 		if l == nil {
@@ -65,14 +67,15 @@ func Logger(l *slog.Logger) Option {
 	})
 }
 
-// OnAlarm sets a hook that is called for each alarm that is raised. Calls come
-// one at a time; Close waits for them. Default: none.
+// OnAlarm sets a hook that is called for each alarm that is raised, not when one
+// ends. Calls come one at a time, on a goroutine of their own; Close waits for them, so
+// that the hook must not call it. Default: none.
 func OnAlarm(hook func(Alarm)) Option {
 	return option(func(o *options) { o.onAlarm = hook })
 }
 
-// PublishTimeout bounds publishing with a context that has no deadline.
-// Default: 10 s.
+// PublishTimeout bounds publishing, and cancelling what is delayed, with a context
+// that has no deadline. Default: 10 s.
 func PublishTimeout(d time.Duration) Option {
 	return option(func(o *options) {
 		if d <= 0 {
@@ -96,7 +99,8 @@ func MaxPayload(bytes int) Option {
 }
 
 // Propagate registers headers that travel from an event into all that its
-// handlers publish. Default: none.
+// handlers publish, unless that has the header itself. Names are compared without
+// regard to case. Given again, it adds to what was given before. Default: none.
 func Propagate(headers ...string) Option {
 	return option(func(o *options) {
 		for _, h := range headers {

@@ -2,7 +2,8 @@ package posthorn
 
 import "sync/atomic"
 
-// Stats counts what a bus has done since it was opened.
+// Stats counts what a bus has done since it was opened, in this process. The counts
+// only grow.
 type Stats struct {
 	Published  int64 // events confirmed as stored
 	Delayed    int64 // of those, the ones that are published later

@@ -7,10 +7,13 @@ import (
 	"github.com/posthorn/posthorn/driver"
 )
 
-// Subscribe handles events of one type without a definition, in a group of their
-// own, from now until ctx ends or the bus is closed. The topic is the one that
-// the name says. It is meant for the first five minutes and for foreign
-// messages; a group of several types is made by [Bus.Group].
+// Subscribe starts a group of one handler, for events of one type without a
+// definition, and returns when it is registered. It runs until ctx ends or the bus is
+// closed, with the defaults of [GroupConfig]: a group that is new begins at the
+// beginning of what is kept. The topic is the one that the name says. It is meant for
+// the first five minutes and for foreign messages; a group of several types is made by
+// [Bus.Group]. A group of the name that this bus has started already is an error with
+// CodeConflict.
 func (b *Bus) Subscribe(ctx context.Context, name, group string, h Handler, opts ...HandleOption) error {
 	g := b.Group(group, GroupConfig{})
 	g.HandleRaw(name, h, opts...)
@@ -33,7 +36,9 @@ func (b *Bus) Subscribe(ctx context.Context, name, group string, h Handler, opts
 
 // Unsubscribe removes event types from a group's recorded subscription. Events
 // of these types that the group has not handled are skipped and counted from then
-// on, also by members that run.
+// on, also by members that run. A member that has a handler for one of them subscribes
+// the group again when it is started. A group or subscription that is not there is an
+// error with CodeNotFound.
 func (b *Bus) Unsubscribe(ctx context.Context, group string, types ...string) error {
 	if err := checkName("group", group, maxGroupName); err != nil {
 		return err

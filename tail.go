@@ -41,8 +41,9 @@ const (
 // Tail walks over events as they are stored, without being a group: nobody's
 // progress is touched. It shows those of one partition in order, and those of
 // several about in the order of their storing. It goes on until ctx ends, which is
-// not an error. After an error it goes on, where the loop does, as soon as the
-// broker answers again.
+// not an error. After an error with CodeUnavailable or CodeTimeout it goes on, where the
+// loop does, as soon as the broker answers again; any other ends it. The deliveries, in
+// which Group, Attempt and Fence are not set, belong to the caller.
 func (b *Bus) Tail(ctx context.Context, cfg TailConfig) iter.Seq2[*Delivery, error] {
 	return func(yield func(*Delivery, error) bool) {
 		t := &tail{bus: b, cfg: cfg, at: map[driver.Partition]*tailAt{}}
