@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,6 +40,8 @@ type brokenWorld struct {
 	caps  driver.Caps
 	mu    sync.Mutex
 	opens int
+
+	writes atomic.Int64 // to lanes, under way
 }
 
 func (w *brokenWorld) wrap(d driver.Driver) driver.Driver {
@@ -271,6 +274,7 @@ type laneShim struct {
 	apply func(ctx context.Context, ops []driver.LaneOp) error
 	// see may change an entry that is read, or hide it by returning false.
 	see   func(e *driver.Entry) bool
+	scan  func(ctx context.Context, after string, most int) ([]driver.Entry, string, error)
 	watch func(ctx context.Context, f func(driver.Entry)) error
 }
 
@@ -295,6 +299,9 @@ func (l *laneShim) seen(es []driver.Entry) []driver.Entry {
 }
 
 func (l *laneShim) Scan(ctx context.Context, after string, most int) ([]driver.Entry, string, error) {
+	if l.scan != nil {
+		return l.scan(ctx, after, most)
+	}
 	es, next, err := l.Lane.Scan(ctx, after, most)
 	return l.seen(es), next, err
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
@@ -16,6 +17,7 @@ var laneCases = []Case{
 	{Name: "seam/lane-compare-and-set", Promise: "P4", Doc: "from outside an entry is new, or replaced whole at the revision that stands, or deleted at it; anything else is ErrConflict and changes nothing", run: laneCAS},
 	{Name: "seam/lane-content", Promise: "P4", Doc: "every field of an entry comes back as it was put, of each state, also after a restart", run: laneContent},
 	{Name: "seam/lane-scan", Promise: "P4", Doc: "Scan walks over all entries in the order of names, in pages, without bodies", run: laneScan},
+	{Name: "seam/lane-scan-beside-writes", Promise: "P4", Doc: "a Scan beside puts and deletes has each entry that stands all the while, once, in a state that it had", run: laneScanBeside},
 	{Name: "seam/lane-parked", Promise: "P5", Doc: "Parked returns one key's parked entries by their order, behind one, with bodies", run: laneParked},
 	{Name: "seam/lane-apply", Promise: "P4", Doc: "Apply carries operations out in their order, each by itself; deleting what is not there succeeds", run: laneApply},
 	{Name: "seam/lane-holder", Promise: "P4 P5", Doc: "the holder's operations are carried out whatever revision they name", run: laneHolder},
@@ -206,6 +208,65 @@ func laneScan(r *rig) {
 			r.Errorf("in pages of %d, Scan gave %d names, sorted %v; want %d", page, len(got), slices.IsSorted(got), len(names))
 		}
 	}
+}
+
+// laneScanBeside walks over a lane whose holder is at work: who lists a busy lane,
+// and who takes it from a holder that does not know yet, must not miss an entry.
+func laneScanBeside(r *rig) {
+	d, l, p, group := r.lane("scan-beside")
+	stands := map[string]bool{}
+	var es []*driver.Entry
+	for i := range 40 {
+		e := laneEntry(i, driver.Due)
+		es, stands[e.Name] = append(es, &e), true
+	}
+	r.apply(l, put(es...)...)
+	stop := make(chan struct{})
+	var busy sync.WaitGroup
+	var writes atomic.Int64
+	for w := range 2 {
+		busy.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				again, passing := *es[2*(i%20)+w], laneEntry(1000*(w+1)+i%5, driver.Parked)
+				again.State = []driver.EntryState{driver.Dead, driver.Due}[i%2]
+				if err := l.Apply(r.ctx, []driver.LaneOp{{Entry: &again}, {Entry: &passing}, {Entry: &passing, Delete: true}}); err != nil {
+					r.Errorf("Apply: %v", err)
+					return
+				}
+				writes.Add(1)
+			}
+		})
+	}
+	out := d.Lane(group, p)
+	r.eventually("the holder writes", func() bool { return writes.Load() > 0 })
+	for walks := 0; walks < 100 && !r.Failed(); walks++ {
+		seen := map[string]bool{}
+		for _, e := range r.scan(out, 1000) {
+			if seen[e.Name] {
+				r.Errorf("entry %s comes twice", e.Name)
+			}
+			seen[e.Name] = true
+			if stands[e.Name] && e.State != driver.Dead && e.State != driver.Due {
+				r.Errorf("entry %s is in state %d", e.Name, e.State)
+			}
+		}
+		missing := 0
+		for name := range stands {
+			if !seen[name] {
+				missing++
+			}
+		}
+		if missing > 0 {
+			r.Errorf("in walk %d, %d of %d entries are missing that stand all the while", walks, missing, len(stands))
+		}
+	}
+	close(stop)
+	busy.Wait()
 }
 
 func laneParked(r *rig) {
