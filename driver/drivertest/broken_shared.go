@@ -94,6 +94,23 @@ var brokenShared = []*brokenDriver{
 		}),
 	},
 	{
+		name: "watches-from-the-middle", logCase: "seam/watch-beside-writes", queueCase: "seam/watch-beside-writes",
+		also: map[string]string{"seam/watch": "what stands is not told"},
+		only: whereSeam,
+		wrap: breakLanes(func(*brokenWorld) func(driver.Lane) *laneShim {
+			return func(l driver.Lane) *laneShim {
+				return &laneShim{Lane: l, watch: func(ctx context.Context, f func(driver.Entry)) error {
+					n := 0
+					return l.Watch(ctx, func(e driver.Entry) {
+						if n++; n%5 != 0 || e.Name == "" {
+							f(e)
+						}
+					})
+				}}
+			}
+		}),
+	},
+	{
 		name: "ends-a-walk-at-a-change", logCase: "seam/lane-scan-beside-writes", queueCase: "seam/lane-scan-beside-writes",
 		also: map[string]string{"seam/lane-fenced": "it walks while the old holder writes"},
 		only: whereSeam,

@@ -26,6 +26,7 @@ var laneCases = []Case{
 	{Name: "seam/lane-concurrent", Promise: "P4", Doc: "calls for different names may be concurrent", run: laneConcurrent},
 	{Name: "seam/lane-largest", Promise: "P3", Doc: "the largest message that can be published fits the lane, with its head", run: laneLargest},
 	{Name: "seam/watch", Promise: "P4", Doc: "Watch tells what stands, that this was all, and then what is put by anybody, without bodies, until its context ends", run: watches},
+	{Name: "seam/watch-beside-writes", Promise: "P4", Doc: "Watch has told each entry that stands all the while, beside puts and deletes, when it says that this was all", run: watchesBeside},
 }
 
 func laneEntry(i int, state driver.EntryState) driver.Entry {
@@ -210,25 +211,25 @@ func laneScan(r *rig) {
 	}
 }
 
-// laneScanBeside walks over a lane whose holder is at work: who lists a busy lane,
-// and who takes it from a holder that does not know yet, must not miss an entry.
-func laneScanBeside(r *rig) {
-	d, l, p, group := r.lane("scan-beside")
-	stands := map[string]bool{}
+// busyLane has entries stand in a lane whose holder goes on to put some of them
+// anew, and to put and delete others, until stop.
+func (r *rig) busyLane(l driver.Lane) (stands map[string]bool, stop func()) {
+	r.Helper()
+	stands = map[string]bool{}
 	var es []*driver.Entry
 	for i := range 40 {
 		e := laneEntry(i, driver.Due)
 		es, stands[e.Name] = append(es, &e), true
 	}
 	r.apply(l, put(es...)...)
-	stop := make(chan struct{})
+	stopped := make(chan struct{})
 	var busy sync.WaitGroup
 	var writes atomic.Int64
 	for w := range 2 {
 		busy.Go(func() {
 			for i := 0; ; i++ {
 				select {
-				case <-stop:
+				case <-stopped:
 					return
 				default:
 				}
@@ -242,8 +243,17 @@ func laneScanBeside(r *rig) {
 			}
 		})
 	}
-	out := d.Lane(group, p)
 	r.eventually("the holder writes", func() bool { return writes.Load() > 0 })
+	return stands, func() { close(stopped); busy.Wait() }
+}
+
+// laneScanBeside walks over a busy lane: who lists it, and who takes it from a
+// holder that does not know yet, must not miss an entry.
+func laneScanBeside(r *rig) {
+	d, l, p, group := r.lane("scan-beside")
+	stands, stop := r.busyLane(l)
+	defer stop()
+	out := d.Lane(group, p)
 	for walks := 0; walks < 100 && !r.Failed(); walks++ {
 		seen := map[string]bool{}
 		for _, e := range r.scan(out, 1000) {
@@ -255,18 +265,55 @@ func laneScanBeside(r *rig) {
 				r.Errorf("entry %s is in state %d", e.Name, e.State)
 			}
 		}
-		missing := 0
-		for name := range stands {
-			if !seen[name] {
-				missing++
-			}
-		}
-		if missing > 0 {
-			r.Errorf("in walk %d, %d of %d entries are missing that stand all the while", walks, missing, len(stands))
+		r.allSeen(stands, seen)
+	}
+}
+
+func (r *rig) allSeen(stands, seen map[string]bool) {
+	r.Helper()
+	missing := 0
+	for name := range stands {
+		if !seen[name] {
+			missing++
 		}
 	}
-	close(stop)
-	busy.Wait()
+	if missing > 0 {
+		r.Errorf("%d of %d entries are missing that stand all the while", missing, len(stands))
+	}
+}
+
+// watchesBeside begins to watch a busy lane.
+func watchesBeside(r *rig) {
+	d, l, p, group := r.lane("watch-beside")
+	stands, stop := r.busyLane(l)
+	defer stop()
+	for n := 0; n < 20 && !r.Failed(); n++ {
+		ctx, cancel := context.WithCancel(r.ctx)
+		told := make(chan string)
+		ended := make(chan error, 1)
+		go func() {
+			ended <- d.Lane(group, p).Watch(ctx, func(e driver.Entry) {
+				select {
+				case told <- e.Name:
+				case <-ctx.Done():
+				}
+			})
+		}()
+		seen := map[string]bool{}
+		for all := false; !all; {
+			select {
+			case name := <-told:
+				all = name == ""
+				seen[name] = true
+			case <-time.After(r.patience):
+				cancel()
+				r.Fatalf("Watch does not tell that this was all")
+			}
+		}
+		cancel()
+		<-ended
+		r.allSeen(stands, seen)
+	}
 }
 
 func laneParked(r *rig) {
