@@ -44,9 +44,10 @@ const (
 )
 
 type handlerDef struct {
-	def *typeDef
-	h   Handler
-	cfg handlerConfig
+	def   *typeDef
+	h     Handler
+	cfg   handlerConfig
+	flush func() // lets go what h holds back; nil if it never does
 }
 
 // Group returns the group of this name, which is made by the first call. What is
@@ -121,9 +122,13 @@ func (g *Group) add(def *typeDef, h Handler, opts []HandleOption) {
 	for _, o := range opts {
 		o.applyHandle(&cfg)
 	}
+	g.addHandler(&handlerDef{def: def, h: h, cfg: cfg})
+}
+
+func (g *Group) addHandler(d *handlerDef) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.checkHandler(def, h, &cfg); err != nil {
+	if err := g.checkHandler(d.def, d.h, &d.cfg); err != nil {
 		if g.err == nil {
 			g.err = err
 		}
@@ -132,7 +137,7 @@ func (g *Group) add(def *typeDef, h Handler, opts []HandleOption) {
 		}
 		return
 	}
-	g.handlers = append(g.handlers, &handlerDef{def: def, h: h, cfg: cfg})
+	g.handlers = append(g.handlers, d)
 }
 
 func (g *Group) checkHandler(def *typeDef, h Handler, cfg *handlerConfig) error {
@@ -156,7 +161,7 @@ func (g *Group) checkHandler(def *typeDef, h Handler, cfg *handlerConfig) error 
 			return err
 		}
 	}
-	return nil
+	return cfg.checkBatch(g, def)
 }
 
 // Start registers the group on the broker and runs it. It returns when the group

@@ -112,17 +112,24 @@ type Handler func(ctx context.Context, d *Delivery) error
 // A Middleware wraps a handler.
 type Middleware func(Handler) Handler
 
-// A HandleOption configures one handler.
-type HandleOption interface{ applyHandle(*handlerConfig) }
+// A HandleOption configures one handler, or one batch handler.
+type HandleOption interface {
+	BatchOption
+	applyHandle(*handlerConfig)
+}
 
 type handleOption func(*handlerConfig)
 
 func (f handleOption) applyHandle(c *handlerConfig) { f(c) }
+func (f handleOption) applyBatch(c *handlerConfig)  { f(c) }
 
 type handlerConfig struct {
 	timeout    time.Duration
 	retry      *Retry
 	middleware []Middleware
+	batch      bool
+	batchSize  int
+	batchWait  time.Duration
 }
 
 // Timeout sets the handler's timeout, in place of the group's.

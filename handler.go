@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/posthorn/posthorn/internal/engine"
 )
@@ -19,15 +20,17 @@ func (g *Group) wrap(d *handlerDef) *engine.Handler {
 	if d.cfg.retry != nil {
 		retry = *d.cfg.retry
 	}
-	timeout := d.cfg.timeout
-	if timeout == 0 {
-		timeout = orDefault(g.cfg.Timeout, DefaultTimeout)
-	}
 	return &engine.Handler{
 		Run:     func(ctx context.Context, it *engine.Item) engine.Verdict { return g.run(ctx, h, it) },
-		Timeout: timeout,
+		Flush:   d.flush,
+		Timeout: g.timeoutOf(&d.cfg) + d.cfg.batchWait,
 		Retry:   retry.withDefaults(),
 	}
+}
+
+// timeoutOf is for how long a handler may run.
+func (g *Group) timeoutOf(c *handlerConfig) time.Duration {
+	return orDefault(c.timeout, orDefault(g.cfg.Timeout, DefaultTimeout))
 }
 
 func (r Retry) withDefaults() engine.Retry {
@@ -61,7 +64,7 @@ func (g *Group) run(ctx context.Context, h Handler, it *engine.Item) engine.Verd
 	p := it.Partition()
 	d.Group, d.Topic, d.Partition, d.Position = g.name, p.Topic, p.N, it.Position()
 	d.Stored, d.Attempt, d.Fence = it.Delivery.Stored, it.Attempt(), it.Fence()
-	s := &scope{meta: &d.Meta, bus: g.bus}
+	s := &scope{meta: &d.Meta, bus: g.bus, item: it}
 	hctx := context.WithValue(withTrace(ctx, m.Attrs), scopeKey{}, s)
 	// A handler that panics or ends its goroutine has returned, too.
 	defer s.shut()

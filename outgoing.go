@@ -21,6 +21,7 @@ type Outgoing struct {
 	id      string
 	key     string
 	name    string // given name within a handler
+	cause   *Meta  // of the event that it follows from, where it is named
 	time    time.Time
 	expires time.Time
 	after   time.Duration // delayed by
@@ -112,6 +113,21 @@ func Named(name string) PublishOption {
 			return
 		}
 		o.name = name
+	})
+}
+
+// CausedBy names the event of a batch that an event follows from, which a batch
+// handler publishes with its context: its id is derived from that event, it carries
+// on that event's correlation and trace, and that event settles only when it is
+// confirmed. In a batch handler each event needs it. In another handler the cause is
+// the handled event, named or not; outside of handlers it is refused.
+func CausedBy[T any](e *Event[T]) PublishOption {
+	return publishOption(func(o *Outgoing) {
+		if e == nil {
+			o.fail(CodeInvalid, "CausedBy(nil): name an event of the batch")
+			return
+		}
+		o.cause = &e.Meta
 	})
 }
 
@@ -230,7 +246,7 @@ func (o *Outgoing) addAttrs(ctx context.Context, b *Bus, s *scope, m *driver.Mes
 	if !o.expires.IsZero() {
 		m.Attrs = append(m.Attrs, driver.Attr{Name: attrExpiry, Value: o.expires.UTC().Format(time.RFC3339Nano)})
 	}
-	m.Attrs = appendTrace(ctx, m.Attrs)
+	m.Attrs = appendTrace(s.traced(ctx), m.Attrs)
 	m.Headers, o.lent = o.headers, true
 	if s != nil {
 		m.Headers = s.inherit(b.opts.propagate, m.Headers)

@@ -150,14 +150,18 @@ func (p *publishing) take(ctx context.Context, e *pendingEvent, o *Outgoing) err
 	if err != nil {
 		return err
 	}
-	body, derived, eerr := o.identify(b, s)
+	cause, eerr := s.of(o)
+	if eerr != nil {
+		return eerr
+	}
+	body, derived, eerr := o.identify(b, cause)
 	if eerr != nil {
 		return eerr
 	}
 	if s != nil {
-		s.sent(o.id, derived)
+		s.sent(cause, o.id, derived)
 	}
-	st := step{e: e, topic: ot, body: body}
+	st := step{e: e, topic: ot, cause: cause, body: body}
 	if b.publisher == nil {
 		return p.pass(ctx, &st, o)
 	}
@@ -168,7 +172,7 @@ func (p *publishing) take(ctx context.Context, e *pendingEvent, o *Outgoing) err
 // the message and finds who stores it.
 func (p *publishing) pass(ctx context.Context, st *step, o *Outgoing) error {
 	e, r := st.e, &p.results[st.e.nth]
-	m, merr := o.message(ctx, p.bus, e.scope, st.body)
+	m, merr := o.message(ctx, p.bus, st.cause, st.body)
 	if merr != nil {
 		return merr
 	}

@@ -25,6 +25,7 @@ type PublishMiddleware func(next Publisher) Publisher
 type step struct {
 	e      *pendingEvent
 	topic  *openTopic
+	cause  *scope // of the event that it follows from
 	body   []byte
 	passed bool
 }

@@ -2,19 +2,29 @@ package posthorn
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/posthorn/posthorn/driver"
+	"github.com/posthorn/posthorn/internal/engine"
 )
 
 // A scope stands in a handler's context. It gives what the handler publishes its
 // ids and its context, and sees to it that the event settles only after all
 // of that is confirmed.
+//
+// That of a batch handler does so by the scopes of the batch's events: what it
+// counts itself is only what is under way.
 type scope struct {
-	meta *Meta
-	bus  *Bus
+	meta   *Meta // nil in a batch handler
+	bus    *Bus
+	item   *engine.Item     // likewise
+	joined context.Context  // the one with which the event came into a batch
+	batch  map[place]*scope // of a batch handler: its events
 
 	mu      sync.Mutex
 	closed  bool
@@ -23,6 +33,56 @@ type scope struct {
 	next    map[string]int
 	open    map[string]*derivedID // by id: published and not confirmed
 	refused error                 // why an asynchronous publish came to nothing
+	causes  map[string]*scope     // of a batch handler, by id: whose open it is in
+}
+
+// A place tells deliveries apart.
+type place struct {
+	topic     string
+	partition int
+	position  uint64
+	id        string
+}
+
+func placeOf(m *Meta) place { return place{m.Topic, m.Partition, m.Position, m.ID} }
+
+// of returns the scope of the event that o follows from: nil outside of handlers.
+func (s *scope) of(o *Outgoing) (*scope, *Error) {
+	switch {
+	case o.err != nil:
+		return nil, o.err
+	case s == nil && o.cause != nil:
+		return nil, errorf(CodeInvalid, "event type %q: CausedBy is for events that a handler publishes, on its own bus and with its context", o.def.name)
+	case s == nil:
+		return nil, nil
+	case s.batch != nil && o.cause == nil:
+		return nil, errorf(CodeInvalid, "event type %q: a batch handler publishes it without its cause; name the event of the batch that it follows from, with posthorn.CausedBy(e)", o.def.name)
+	case s.batch != nil:
+		if cause := s.batch[placeOf(o.cause)]; cause != nil {
+			return cause, nil
+		}
+		return nil, errorf(CodeInvalid, "event type %q: CausedBy names an event that is not of this batch (%s, id %s)", o.def.name, o.cause.Type, o.cause.ID)
+	case o.cause != nil && placeOf(o.cause) != placeOf(s.meta):
+		return nil, errorf(CodeInvalid, "event type %q: CausedBy names an event (%s, id %s) that is not the handled one (id %s)", o.def.name, o.cause.Type, o.cause.ID, s.meta.ID)
+	}
+	return s, nil
+}
+
+// traced is the context whose span an event belongs to that is published with
+// ctx. The batch handler's own has none unless the handler begins one.
+func (s *scope) traced(ctx context.Context) context.Context {
+	if s == nil || s.joined == nil || trace.SpanContextFromContext(ctx).IsValid() {
+		return ctx
+	}
+	return s.joined
+}
+
+// what names what is handled.
+func (s *scope) what() string {
+	if s.batch != nil {
+		return fmt.Sprintf("a batch of %d events", len(s.batch))
+	}
+	return fmt.Sprintf("%s (id %s)", s.meta.Type, s.meta.ID)
 }
 
 // A derivedID is an id that a handler's event got by its number or name.
@@ -70,17 +130,25 @@ func (s *scope) begin() *Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return errorf(CodeClosed, "publish with the context of a handler that has returned (%s, id %s, group %s); "+
-			"publish before the handler returns, or with another context", s.meta.Type, s.meta.ID, s.meta.Group)
+		return errorf(CodeClosed, "publish with the context of a handler that has returned, of %s; "+
+			"publish before the handler returns, or with another context", s.what())
 	}
 	s.pending++
 	return nil
 }
 
-// sent notes that an id is on its way.
-func (s *scope) sent(id string, d *derivedID) {
+// sent notes that an id is on its way, which belongs to the scope cause.
+func (s *scope) sent(cause *scope, id string, d *derivedID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if cause != s {
+		if s.causes == nil {
+			s.causes = map[string]*scope{}
+		}
+		s.causes[id] = cause
+		cause.sent(cause, id, d)
+		return
+	}
 	if d == nil {
 		d = &derivedID{id: id}
 	}
@@ -96,6 +164,10 @@ func (s *scope) sent(id string, d *derivedID) {
 func (s *scope) settled(id string, err error, async bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if cause := s.causes[id]; cause != nil {
+		cause.settled(id, err, async)
+		return
+	}
 	d := s.open[id]
 	switch {
 	case err == nil:
@@ -132,16 +204,16 @@ func (s *scope) close(ctx context.Context) error {
 		select {
 		case <-idle:
 		case <-ctx.Done():
-			return wrapf(ctx.Err(), "the handler of %s (id %s) returned while an event it published was not confirmed", s.meta.Type, s.meta.ID)
+			return wrapf(ctx.Err(), "the handler of %s returned while an event it published was not confirmed", s.what())
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.refused != nil {
-		return wrapf(s.refused, "the handler of %s (id %s) succeeded, but an event that it published asynchronously is not stored", s.meta.Type, s.meta.ID)
+		return wrapf(s.refused, "the handler of %s succeeded, but an event that it published asynchronously is not stored", s.what())
 	}
 	for id, d := range s.open {
-		return wrapf(d.failed, "the handler of %s (id %s) succeeded, but an event that it published (id %s) is not stored", s.meta.Type, s.meta.ID, id)
+		return wrapf(d.failed, "the handler of %s succeeded, but an event that it published (id %s) is not stored", s.what(), id)
 	}
 	return nil
 }

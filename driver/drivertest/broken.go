@@ -371,6 +371,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "acknowledges-before-the-handler", logCase: "kill/under-load", queueCase: "kill/under-load",
 		also: map[string]string{
+			"batch/suspects-alone":          "what was in flight at the kill is lost",
 			"members/*":                     "what was in flight, or waited, at a hand-over or a kill is lost",
 			"seam/subscription":             "the floor is where nobody put it",
 			"kill/*":                        "what was in flight at the kill is lost",
@@ -434,6 +435,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "drops-on-failure", logCase: "retry/late", queueCase: "retry/late",
 		also: map[string]string{
+			"batch/*":                      "some of its events make late attempts",
 			"members/*":                    "some of its events fail",
 			"seam/watch":                   "it deletes what is due",
 			"retry/*":                      "late attempts do not come",
@@ -454,17 +456,18 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "swaps-two-of-a-key", logCase: "order/per-key", queueCase: "order/per-key",
 		also: map[string]string{
-			"members/*":         "it is about order, over members",
-			"order/*":           "they look at the order of a key",
-			"random/*":          "they look at the order of a key",
-			"drain/*":           "they look at the order of a key",
-			"kill/*":            "they look at the order of a key",
-			"publish/*":         "they look at the order of a key",
-			"async/*":           "they look at the order of a key",
-			"bound/*":           "they look at the order of a key",
-			"group/*":           "they look at the order of a key",
-			"seam/append-order": "it looks at the order of all",
-			"delayed/order":     "it looks at the order of a key",
+			"batch/one-of-a-key": "it looks at the order of a key",
+			"members/*":          "it is about order, over members",
+			"order/*":            "they look at the order of a key",
+			"random/*":           "they look at the order of a key",
+			"drain/*":            "they look at the order of a key",
+			"kill/*":             "they look at the order of a key",
+			"publish/*":          "they look at the order of a key",
+			"async/*":            "they look at the order of a key",
+			"bound/*":            "they look at the order of a key",
+			"group/*":            "they look at the order of a key",
+			"seam/append-order":  "it looks at the order of all",
+			"delayed/order":      "it looks at the order of a key",
 		},
 		wrap: breakTenures(func(_ *brokenWorld, t driver.Tenure) *tenureShim {
 			seen := map[string]int{}
@@ -480,6 +483,26 @@ var brokenDrivers = []*brokenDriver{
 						*m, into[j].Msg = into[j].Msg, *m
 					}
 					last[m.Key] = i
+				}
+				return n, err
+			}}
+		}),
+	},
+	{
+		name: "hands-out-one-at-a-time", logCase: "batch/gathers", queueCase: "batch/gathers",
+		also: map[string]string{"batch/*": "a batch never holds more than one event"},
+		only: whereBatch,
+		wrap: breakTenures(oneAtATime),
+	},
+	{
+		name: "hands-out-another-key", logCase: "batch/one-of-a-key", queueCase: "batch/one-of-a-key",
+		also: map[string]string{"batch/*": "its keys are not those that were published"},
+		only: whereBatch,
+		wrap: breakTenures(func(_ *brokenWorld, t driver.Tenure) *tenureShim {
+			return &tenureShim{Tenure: t, fetch: func(ctx context.Context, into []driver.Delivery, maxBytes int) (int, error) {
+				n, err := t.Fetch(ctx, into, maxBytes)
+				for i := range into[:n] {
+					into[i].Msg.Key += fmt.Sprint("-", i%3)
 				}
 				return n, err
 			}}
@@ -556,6 +579,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "forgets-attempts", logCase: "retry/late", queueCase: "retry/late",
 		also: map[string]string{
+			"batch/*":                      "some of its events make late attempts",
 			"members/*":                    "some of its events fail, and are handled at their second attempt",
 			"retry/*":                      "late attempts begin from the same count each time, and do not end",
 			"content/dead-letter-is-whole": "its attempts are counted in the lane",
@@ -618,11 +642,12 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "raises-the-mark-too-late", logCase: "kill/suspects-alone", queueCase: "kill/suspects-alone",
 		also: map[string]string{
-			"members/poison":  "nobody is suspect, so that nothing is quarantined",
-			"kill/poison":     "the message that kills is not suspected",
-			"kill/under-load": "what is no suspect is not looked for in the lane, and is handled from there too",
-			"random/kills":    "what is no suspect is not looked for in the lane, and is handled from there too",
-			"seam/unclean":    "the mark, or that it was handed out before, does not come back",
+			"batch/suspects-alone": "nobody is suspect",
+			"members/poison":       "nobody is suspect, so that nothing is quarantined",
+			"kill/poison":          "the message that kills is not suspected",
+			"kill/under-load":      "what is no suspect is not looked for in the lane, and is handled from there too",
+			"random/kills":         "what is no suspect is not looked for in the lane, and is handled from there too",
+			"seam/unclean":         "the mark, or that it was handed out before, does not come back",
 		},
 		wrap: breakTenures(func(w *brokenWorld, t driver.Tenure) *tenureShim {
 			s := &tenureShim{Tenure: t}
@@ -646,6 +671,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "confirms-before-storing", logCase: "publish/confirmed-is-kept", queueCase: "publish/confirmed-is-kept",
 		also: map[string]string{
+			"batch/*":                     "a refusal, or a kill, comes after the confirmation",
 			"members/*":                   "what is stored late comes behind others of its key",
 			"seam/read*":                  "it is not there yet",
 			"kill/under-load":             "what was confirmed and not stored at the kill is lost",
@@ -682,6 +708,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "forgets-the-last-checkpoint", logCase: "group/resumes",
 		also: map[string]string{
+			"batch/*":                   "it stops cleanly, or a member does, and what was settled comes again",
 			"members/*":                 "what the member before had settled comes again",
 			"seam/subscription":         "the next holder begins where the last one began",
 			"content/foreign-flood":     "it stops cleanly and starts again",
@@ -809,6 +836,53 @@ var brokenDrivers = []*brokenDriver{
 }
 
 func init() { brokenDrivers = append(brokenDrivers, brokenShared...) }
+
+// oneAtATime hands a message out when the one before is settled.
+func oneAtATime(w *brokenWorld, t driver.Tenure) *tenureShim {
+	settled := make(chan struct{}, 1)
+	settled <- struct{}{}
+	var mu sync.Mutex
+	var out uint64 // not settled; 0: none
+	up := func(isOut bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if out != 0 && isOut {
+			out = 0
+			settled <- struct{}{}
+		}
+	}
+	s := &tenureShim{Tenure: t}
+	s.fetch = func(ctx context.Context, into []driver.Delivery, maxBytes int) (int, error) {
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+		n, err := t.Fetch(ctx, into[:1], maxBytes)
+		if n == 0 {
+			settled <- struct{}{}
+			return n, err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		out = into[0].Pos
+		return n, err
+	}
+	s.checkpoint = func(ctx context.Context, c driver.Checkpoint) error {
+		err := t.Checkpoint(ctx, c)
+		mu.Lock()
+		over := err == nil && c.Floor >= out
+		mu.Unlock()
+		up(over)
+		return err
+	}
+	s.settle = func(ctx context.Context, now []driver.Settlement) error {
+		err := t.Settle(ctx, now)
+		up(err == nil)
+		return err
+	}
+	return s
+}
 
 // settleOverGap settles, with what is finished, all that was handed out before it.
 func settleOverGap(w *brokenWorld, t driver.Tenure) *tenureShim {

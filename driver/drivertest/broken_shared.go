@@ -14,6 +14,7 @@ import (
 var (
 	whereShared = []string{"seam/*", "members/*", "group/*"}
 	whereSeam   = []string{"seam/*"}
+	whereBatch  = []string{"batch/*"} // where several have to be in flight to be seen together
 )
 
 // brokenShared break what members and those who look on from outside are promised.
@@ -21,10 +22,11 @@ var brokenShared = []*brokenDriver{
 	{
 		name: "keeps-all-partitions", logCase: "seam/shares", queueCase: "seam/shares",
 		also: map[string]string{
-			"members/*":    "who joins gets nothing",
-			"seam/members": "who joins gets nothing",
+			"members/*":       "who joins gets nothing",
+			"seam/members":    "who joins gets nothing",
+			"batch/hand-over": "who joins gets nothing",
 		},
-		only: whereShared,
+		only: append([]string{"batch/hand-over"}, whereShared...),
 		wrap: func(_ *brokenWorld, d driver.Driver) driver.Driver {
 			return &shim{Driver: d, wrapMember: func(m driver.Member) driver.Member { return miser{m} }}
 		},

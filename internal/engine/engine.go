@@ -54,7 +54,10 @@ type Retry struct {
 
 // A Handler handles the messages of one event type.
 type Handler struct {
-	Run     func(ctx context.Context, it *Item) Verdict
+	Run func(ctx context.Context, it *Item) Verdict
+	// Flush, unless nil, is called when what Run holds back has to go ahead: when
+	// the group stops, or a partition is given back. It returns at once.
+	Flush   func()
 	Timeout time.Duration
 	Retry   Retry
 }
@@ -205,6 +208,7 @@ func (g *Group) Stop(ctx context.Context) error {
 	}
 	g.changed.Broadcast()
 	g.mu.Unlock()
+	g.flush()
 
 	g.await(ctx, func() bool { return len(g.runs) == 0 })
 	if ctx.Err() != nil {
@@ -256,6 +260,16 @@ func (g *Group) await(ctx context.Context, ok func() bool) {
 	defer g.mu.Unlock()
 	for !ok() && ctx.Err() == nil {
 		g.changed.Wait()
+	}
+}
+
+// flush lets go what handlers hold back. What comes to them later asks
+// Item.Leaving.
+func (g *Group) flush() {
+	for _, h := range g.cfg.Handlers {
+		if h.Flush != nil {
+			h.Flush()
+		}
 	}
 }
 
@@ -357,6 +371,7 @@ func (m *member) Revoke(ctx context.Context, d driver.Tenure) {
 		}
 	}
 	g.mu.Unlock()
+	g.flush()
 	if gone == nil {
 		return // lost
 	}

@@ -27,6 +27,7 @@ type Item struct {
 	adopted  bool // the lane took it over from a queue
 	booted   bool // a Boot entry stands for it
 	counts   bool // its next start is on record
+	alone    bool // it is started as a suspect
 	skipped  bool // outside of the subscription, as far as that is known
 	where    place
 	timer    *time.Timer
@@ -61,6 +62,19 @@ func (it *Item) Fence() uint64 { return it.t.d.Fence() }
 
 // Attempt is the number of this start, from 1.
 func (it *Item) Attempt() int { return it.rec.Attempts + 1 }
+
+// Alone tells whether the item may have killed a process, so that it is handled
+// by itself.
+func (it *Item) Alone() bool { return it.alone }
+
+// Leaving tells whether the group stops or the partition is given back, so that
+// nothing is worth waiting for.
+func (it *Item) Leaving() bool {
+	g := it.t.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.draining || it.t.closing || it.t.lost
+}
 
 // Position is the item's place in the partition's log.
 func (it *Item) Position() uint64 { return it.order }

@@ -111,7 +111,7 @@ func (t *tenure) finishKeyed(it *Item) {
 
 // begin notes a start.
 func (g *Group) begin(it *Item) *run {
-	it.where, it.counts = inRun, false
+	it.where, it.counts, it.alone = inRun, false, it.judged != nil
 	t := it.t
 	t.running++
 	t.starts++

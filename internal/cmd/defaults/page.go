@@ -29,6 +29,7 @@ var sections = []struct{ title, strukt, option string }{
 	{"A topic: `TopicConfig`", "TopicConfig", ""},
 	{"A group: `GroupConfig`", "GroupConfig", ""},
 	{"A retry budget: `Retry`", "Retry", ""},
+	{"A batch handler: options of `HandleBatch`", "", "BatchOption"},
 }
 
 // A row is one line of a table.
