@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -276,4 +277,55 @@ func TestBatchWait(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// What a batch publishes asynchronously is its cause's, or, without one, fails all.
+func TestBatchPublishesAsync(t *testing.T) {
+	t.Parallel()
+	bus := testBus(t)
+	done := posthorn.Define[Placed]("made.done", posthorn.Key(func(p Placed) string { return p.OrderID }))
+	var bad atomic.Bool
+	up := bus.Group("up", posthorn.GroupConfig{Retry: posthorn.Retry{Attempts: posthorn.None, Late: posthorn.None}})
+	OrderPlaced.HandleBatch(up, func(ctx context.Context, events []*posthorn.Event[Placed]) error {
+		for i, e := range events {
+			if bad.Load() && i == 0 {
+				done.PublishAsync(ctx, bus, e.Data)
+				continue
+			}
+			done.PublishAsync(ctx, bus, e.Data, posthorn.CausedBy(e))
+		}
+		return nil
+	}, posthorn.BatchSize(2), posthorn.BatchWait(time.Hour))
+	causes := make(chan [2]string, 8)
+	down := bus.Group("down", posthorn.GroupConfig{})
+	done.Handle(down, func(ctx context.Context, e *posthorn.Event[Placed]) error {
+		causes <- [2]string{e.Key, e.CausationID}
+		return nil
+	})
+	for _, g := range []*posthorn.Group{up, down} {
+		if err := g.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish := func(keys ...string) {
+		for _, key := range keys {
+			if err := OrderPlaced.Publish(t.Context(), bus, Placed{OrderID: key}, posthorn.WithID("id-of-"+key)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	publish("a", "b")
+	for range 2 {
+		if c := <-causes; c[1] != "id-of-"+c[0] {
+			t.Errorf("the event of %s is caused by %s", c[0], c[1])
+		}
+	}
+	bad.Store(true)
+	publish("c", "d")
+	waitUntil(func() bool { return deadLetters(bus, "up") == 2 })
+	for d, err := range bus.DeadLetters(t.Context(), "up") {
+		if err != nil || !strings.Contains(d.Errors[0], "asynchronously") || !strings.Contains(d.Errors[0], "CausedBy") {
+			t.Errorf("%v %q", err, d.Errors)
+		}
+	}
 }

@@ -75,8 +75,6 @@ type Caps struct {
 	// MaxMessage is the largest message that the broker stores, in bytes,
 	// attributes, headers and body together.
 	MaxMessage int
-	// Outlives tells whether what is stored outlives the process.
-	Outlives bool
 	// Missing maps what the driver cannot do to the reason. The keys begin with
 	// the promise concerned, "P2 beginning". The suite prints it.
 	Missing map[string]string

@@ -95,6 +95,46 @@ var brokenShared = []*brokenDriver{
 			}
 		}),
 	},
+	{
+		name: "watches-from-the-middle", logCase: "seam/watch-beside-writes", queueCase: "seam/watch-beside-writes",
+		also: map[string]string{"seam/watch": "what stands is not told"},
+		only: whereSeam,
+		wrap: breakLanes(func(*brokenWorld) func(driver.Lane) *laneShim {
+			return func(l driver.Lane) *laneShim {
+				return &laneShim{Lane: l, watch: func(ctx context.Context, f func(driver.Entry)) error {
+					n := 0
+					return l.Watch(ctx, func(e driver.Entry) {
+						if n++; n%5 != 0 || e.Name == "" {
+							f(e)
+						}
+					})
+				}}
+			}
+		}),
+	},
+	{
+		name: "ends-a-walk-at-a-change", logCase: "seam/lane-scan-beside-writes", queueCase: "seam/lane-scan-beside-writes",
+		also: map[string]string{"seam/lane-fenced": "it walks while the old holder writes"},
+		only: whereSeam,
+		wrap: breakLanes(func(w *brokenWorld) func(driver.Lane) *laneShim {
+			return func(l driver.Lane) *laneShim {
+				return &laneShim{Lane: l,
+					apply: func(ctx context.Context, ops []driver.LaneOp) error {
+						w.writes.Add(1)
+						defer w.writes.Add(-1)
+						return l.Apply(ctx, ops)
+					},
+					scan: func(ctx context.Context, after string, most int) ([]driver.Entry, string, error) {
+						es, next, err := l.Scan(ctx, after, most)
+						if w.writes.Load() > 0 {
+							es, next = es[:len(es)/2], ""
+						}
+						return es, next, err
+					},
+				}
+			}
+		}),
+	},
 	outside("hides-topics", "seam/topics", nil, func(o *outsider) {
 		o.topics = func(ts []driver.TopicSpec) []driver.TopicSpec {
 			return slices.DeleteFunc(ts, func(t driver.TopicSpec) bool { return t.Unordered })

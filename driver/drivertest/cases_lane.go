@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
@@ -16,6 +17,7 @@ var laneCases = []Case{
 	{Name: "seam/lane-compare-and-set", Promise: "P4", Doc: "from outside an entry is new, or replaced whole at the revision that stands, or deleted at it; anything else is ErrConflict and changes nothing", run: laneCAS},
 	{Name: "seam/lane-content", Promise: "P4", Doc: "every field of an entry comes back as it was put, of each state, also after a restart", run: laneContent},
 	{Name: "seam/lane-scan", Promise: "P4", Doc: "Scan walks over all entries in the order of names, in pages, without bodies", run: laneScan},
+	{Name: "seam/lane-scan-beside-writes", Promise: "P4", Doc: "a Scan beside puts and deletes has each entry that stands all the while, once, in a state that it had", run: laneScanBeside},
 	{Name: "seam/lane-parked", Promise: "P5", Doc: "Parked returns one key's parked entries by their order, behind one, with bodies", run: laneParked},
 	{Name: "seam/lane-apply", Promise: "P4", Doc: "Apply carries operations out in their order, each by itself; deleting what is not there succeeds", run: laneApply},
 	{Name: "seam/lane-holder", Promise: "P4 P5", Doc: "the holder's operations are carried out whatever revision they name", run: laneHolder},
@@ -24,6 +26,7 @@ var laneCases = []Case{
 	{Name: "seam/lane-concurrent", Promise: "P4", Doc: "calls for different names may be concurrent", run: laneConcurrent},
 	{Name: "seam/lane-largest", Promise: "P3", Doc: "the largest message that can be published fits the lane, with its head", run: laneLargest},
 	{Name: "seam/watch", Promise: "P4", Doc: "Watch tells what stands, that this was all, and then what is put by anybody, without bodies, until its context ends", run: watches},
+	{Name: "seam/watch-beside-writes", Promise: "P4", Doc: "Watch has told each entry that stands all the while, beside puts and deletes, when it says that this was all", run: watchesBeside},
 }
 
 func laneEntry(i int, state driver.EntryState) driver.Entry {
@@ -205,6 +208,111 @@ func laneScan(r *rig) {
 		if !slices.Equal(got, names) {
 			r.Errorf("in pages of %d, Scan gave %d names, sorted %v; want %d", page, len(got), slices.IsSorted(got), len(names))
 		}
+	}
+}
+
+// busyLane has entries stand in a lane whose holder goes on to put some of them
+// anew, and to put and delete others, until stop.
+func (r *rig) busyLane(l driver.Lane) (stands map[string]bool, stop func()) {
+	r.Helper()
+	stands = map[string]bool{}
+	var es []*driver.Entry
+	for i := range 40 {
+		e := laneEntry(i, driver.Due)
+		es, stands[e.Name] = append(es, &e), true
+	}
+	r.apply(l, put(es...)...)
+	stopped := make(chan struct{})
+	var busy sync.WaitGroup
+	var writes atomic.Int64
+	for w := range 2 {
+		busy.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stopped:
+					return
+				default:
+				}
+				again, passing := *es[2*(i%20)+w], laneEntry(1000*(w+1)+i%5, driver.Parked)
+				again.State = []driver.EntryState{driver.Dead, driver.Due}[i%2]
+				if err := l.Apply(r.ctx, []driver.LaneOp{{Entry: &again}, {Entry: &passing}, {Entry: &passing, Delete: true}}); err != nil {
+					r.Errorf("Apply: %v", err)
+					return
+				}
+				writes.Add(1)
+			}
+		})
+	}
+	r.eventually("the holder writes", func() bool { return writes.Load() > 0 })
+	return stands, func() { close(stopped); busy.Wait() }
+}
+
+// laneScanBeside walks over a busy lane: who lists it, and who takes it from a
+// holder that does not know yet, must not miss an entry.
+func laneScanBeside(r *rig) {
+	d, l, p, group := r.lane("scan-beside")
+	stands, stop := r.busyLane(l)
+	defer stop()
+	out := d.Lane(group, p)
+	for walks := 0; walks < 100 && !r.Failed(); walks++ {
+		seen := map[string]bool{}
+		for _, e := range r.scan(out, 1000) {
+			if seen[e.Name] {
+				r.Errorf("entry %s comes twice", e.Name)
+			}
+			seen[e.Name] = true
+			if stands[e.Name] && e.State != driver.Dead && e.State != driver.Due {
+				r.Errorf("entry %s is in state %d", e.Name, e.State)
+			}
+		}
+		r.allSeen(stands, seen)
+	}
+}
+
+func (r *rig) allSeen(stands, seen map[string]bool) {
+	r.Helper()
+	missing := 0
+	for name := range stands {
+		if !seen[name] {
+			missing++
+		}
+	}
+	if missing > 0 {
+		r.Errorf("%d of %d entries are missing that stand all the while", missing, len(stands))
+	}
+}
+
+// watchesBeside begins to watch a busy lane.
+func watchesBeside(r *rig) {
+	d, l, p, group := r.lane("watch-beside")
+	stands, stop := r.busyLane(l)
+	defer stop()
+	for n := 0; n < 20 && !r.Failed(); n++ {
+		ctx, cancel := context.WithCancel(r.ctx)
+		told := make(chan string)
+		ended := make(chan error, 1)
+		go func() {
+			ended <- d.Lane(group, p).Watch(ctx, func(e driver.Entry) {
+				select {
+				case told <- e.Name:
+				case <-ctx.Done():
+				}
+			})
+		}()
+		seen := map[string]bool{}
+		for all := false; !all; {
+			select {
+			case name := <-told:
+				all = name == ""
+				seen[name] = true
+			case <-time.After(r.patience):
+				cancel()
+				r.Fatalf("Watch does not tell that this was all")
+			}
+		}
+		cancel()
+		<-ended
+		r.allSeen(stands, seen)
 	}
 }
 

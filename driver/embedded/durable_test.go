@@ -285,11 +285,7 @@ func TestAudit(t *testing.T) {
 	b.topic("order", 1)
 	b.group("g", driver.StartAt{}, "order")
 	b.mustPublish(order0, events("a", 10)...)
-	nc, err := embedded.Connect(t.Context(), b.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	js, _ := nc.JetStream()
+	nc, js := b.raw()
 	for _, seq := range []uint64{4, 5} {
 		if err := js.DeleteMsg("PH-T-order-0", seq); err != nil {
 			t.Fatal(err)
@@ -335,12 +331,7 @@ func TestLostRecordStartsAtTheBeginning(t *testing.T) {
 	b.topic("order", 1)
 	b.mustPublish(order0, events("a", 3)...)
 	b.group("g", driver.StartAt{Now: true}, "order")
-	nc, err := embedded.Connect(t.Context(), b.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, _ := nc.JetStream()
+	_, js := b.raw()
 	if err := js.PurgeStream("PH-STATE", purgeOf("ph.s.at.g.order.0")); err != nil {
 		t.Fatal(err)
 	}

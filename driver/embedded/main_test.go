@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/posthorn/posthorn/driver"
 	"github.com/posthorn/posthorn/driver/embedded"
 	"github.com/posthorn/posthorn/internal/leaktest"
@@ -63,6 +65,21 @@ func (b *bed) close() {
 	if err := b.Close(ctx); err != nil {
 		b.t.Error(err)
 	}
+}
+
+// raw connects to the store's server beside the driver.
+func (b *bed) raw() (*nats.Conn, nats.JetStreamContext) {
+	b.t.Helper()
+	nc, err := embedded.Connect(b.t.Context(), b.dir)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(nc.Close)
+	js, err := nc.JetStream()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return nc, js
 }
 
 func (b *bed) alarm(code string) (driver.Alarm, bool) {

@@ -618,11 +618,7 @@ func TestMemberRecordGone(t *testing.T) {
 	h := c.join(b, "g", 0, nil)
 	c.shares([]*hand{h}, 2)
 	before := h.tenures()
-	nc, err := embedded.Connect(t.Context(), b.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
+	nc, _ := b.raw()
 	if err := jetstream.ClearMembers(t.Context(), nc, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -647,14 +643,7 @@ func TestKilledProcessFreesItsPartitions(t *testing.T) {
 	c := newCrew(t)
 	h := c.join(b, "g", 0, nil)
 	c.shares([]*hand{h}, 2)
-	nc, err := embedded.Connect(t.Context(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	js, err := nc.JetStream()
-	if err != nil {
-		t.Fatal(err)
-	}
+	nc, js := b.raw()
 	ms, err := b.Members(t.Context(), "g")
 	if err != nil || len(ms) != 1 {
 		t.Fatalf("%+v, %v", ms, err)
@@ -697,11 +686,7 @@ func TestMembersIdle(t *testing.T) {
 	c := newCrew(t)
 	h := c.join(b, "g", 0, nil)
 	c.shares([]*hand{h}, 8)
-	nc, err := embedded.Connect(t.Context(), b.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
+	nc, _ := b.raw()
 	time.Sleep(time.Second) // what follows from the beginning
 	var mu sync.Mutex
 	seen := map[string]int{}
@@ -754,15 +739,7 @@ func TestLaneDeletionsGo(t *testing.T) {
 	apply(t, tn.Lane(), put(e))
 	f := entry("k", 2, driver.Due)
 	apply(t, tn.Lane(), put(f))
-	nc, err := embedded.Connect(t.Context(), b.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := nc.JetStream()
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, js := b.raw()
 	subjects := func() map[string]uint64 {
 		info, err := js.StreamInfo("PH-L-g", &nats.StreamInfoRequest{SubjectsFilter: "ph.l.g.>"})
 		if err != nil {
@@ -813,15 +790,7 @@ func TestLaneDeletionsGo(t *testing.T) {
 func TestStoreOfOneASubject(t *testing.T) {
 	t.Parallel()
 	b := fresh(t)
-	nc, err := embedded.Connect(t.Context(), b.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := nc.JetStream()
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, js := b.raw()
 	if _, err := js.AddStream(&nats.StreamConfig{Name: "PH-L-g", Subjects: []string{"ph.l.g.>"}, MaxMsgsPerSubject: 1, AllowDirect: true}); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -53,51 +54,41 @@ func TestServerAwayAtStart(t *testing.T) {
 	}
 }
 
-func TestNoNATSServer(t *testing.T) {
-	t.Parallel()
+// pretend listens and has say answer each connection. It returns the address.
+func pretend(t *testing.T, say func(net.Conn)) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			_, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+			say(c)
 			_ = c.Close()
 		}
 	}()
-	_, err = tryDial(t, "nats://"+l.Addr().String())
-	wantErr(t, err, driver.ErrUnavailable, "no NATS server", l.Addr().String())
+	return l.Addr().String()
+}
+
+func TestNoNATSServer(t *testing.T) {
+	t.Parallel()
+	addr := pretend(t, func(c net.Conn) { _, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) })
+	_, err := tryDial(t, "nats://"+addr)
+	wantErr(t, err, driver.ErrUnavailable, "no NATS server", addr)
 }
 
 func TestServerTooOld(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = c.Write([]byte(`INFO {"server_id":"x","version":"2.10.7","max_payload":1048576,"headers":true,"proto":1}` + "\r\nPONG\r\n"))
-			buf := make([]byte, 4096)
-			for {
-				if _, err := c.Read(buf); err != nil {
-					break
-				}
-			}
-			_ = c.Close()
-		}
-	}()
-	_, err = tryDial(t, "nats://"+l.Addr().String())
+	addr := pretend(t, func(c net.Conn) {
+		_, _ = c.Write([]byte(`INFO {"server_id":"x","version":"2.10.7","max_payload":1048576,"headers":true,"proto":1}` + "\r\nPONG\r\n"))
+		_, _ = io.Copy(io.Discard, c)
+	})
+	_, err := tryDial(t, "nats://"+addr)
 	wantErr(t, err, driver.ErrMismatch, "2.10.7", "2.14", "docs/nats.md", "update")
 }
 
@@ -294,6 +285,17 @@ func raw(t *testing.T, url string) nats.JetStreamContext {
 	return js
 }
 
+// served starts a NATS server and opens it with these further parameters. It has
+// topic order of one partition, and group g on it.
+func served(t *testing.T, params string) (*natstest.Server, nats.JetStreamContext, *bed) {
+	t.Helper()
+	s := natstest.Start(t, natstest.Options{})
+	b := dial(t, s.URL()+"?durability=server"+params)
+	b.topic("order", 1)
+	b.group("g", driver.StartAt{}, "order")
+	return s, raw(t, s.URL()), b
+}
+
 func TestForeignStreams(t *testing.T) {
 	t.Parallel()
 	s := natstest.Start(t, natstest.Options{})
@@ -391,11 +393,7 @@ func TestAuditOfAServer(t *testing.T) {
 
 func TestStreamDeletedBehindOurBack(t *testing.T) {
 	t.Parallel()
-	s := natstest.Start(t, natstest.Options{})
-	js := raw(t, s.URL())
-	b := dial(t, s.URL()+"?durability=server&lease=1s")
-	b.topic("order", 1)
-	b.group("g", driver.StartAt{}, "order")
+	s, js, b := served(t, "&lease=1s")
 	b.mustPublish(order0, events("a", 10)...)
 	m, _ := b.join("g", "order")
 	tn := m.next(t)
@@ -436,11 +434,7 @@ func TestStreamDeletedBehindOurBack(t *testing.T) {
 
 func TestRecordsDeletedBehindOurBack(t *testing.T) {
 	t.Parallel()
-	s := natstest.Start(t, natstest.Options{})
-	js := raw(t, s.URL())
-	b := dial(t, s.URL()+"?durability=server")
-	b.topic("order", 1)
-	b.group("g", driver.StartAt{}, "order")
+	s, js, b := served(t, "")
 	if err := js.DeleteStream("PH-STATE"); err != nil {
 		t.Fatal(err)
 	}
@@ -458,10 +452,7 @@ func TestRecordsDeletedBehindOurBack(t *testing.T) {
 // Two clusters behind one name: the second one answers when the first is away.
 func TestTwoClusters(t *testing.T) {
 	t.Parallel()
-	s := natstest.Start(t, natstest.Options{})
-	b := dial(t, s.URL()+"?durability=server&lease=1s")
-	b.topic("order", 1)
-	b.group("g", driver.StartAt{}, "order")
+	s, _, b := served(t, "&lease=1s")
 	b.mustPublish(order0, events("a", 3)...)
 	s.Kill()
 	store := filepath.Join(s.Dir(), "store")
@@ -502,10 +493,7 @@ func lastOf(t *testing.T, url, stream string) uint64 {
 
 func TestServerGoesAwayAndComesBack(t *testing.T) {
 	t.Parallel()
-	s := natstest.Start(t, natstest.Options{})
-	b := dial(t, s.URL()+"?durability=server")
-	b.topic("order", 1)
-	b.group("g", driver.StartAt{}, "order")
+	s, _, b := served(t, "")
 	b.mustPublish(order0, events("a", 3)...)
 	tn, _ := b.tenure("g", "order")
 	fetch(t, tn, 3)

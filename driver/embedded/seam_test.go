@@ -373,12 +373,7 @@ func TestLostConsumerIsMadeAnew(t *testing.T) {
 	if err := tn.Checkpoint(t.Context(), driver.Checkpoint{Floor: 1, Mark: 3}); err != nil {
 		t.Fatal(err)
 	}
-	nc, err := embedded.Connect(t.Context(), b.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, _ := nc.JetStream()
+	_, js := b.raw()
 	if err := js.DeleteConsumer("PH-T-order-0", "g-1"); err != nil {
 		t.Fatal(err)
 	}

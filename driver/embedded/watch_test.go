@@ -12,16 +12,11 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/posthorn/posthorn/driver"
-	"github.com/posthorn/posthorn/driver/embedded/natstest"
 )
 
 func TestWatchMendsItself(t *testing.T) {
 	t.Parallel()
-	s := natstest.Start(t, natstest.Options{})
-	js := raw(t, s.URL())
-	b := dial(t, s.URL()+"?durability=server")
-	b.topic("order", 1)
-	b.group("g", driver.StartAt{}, "order")
+	s, js, b := served(t, "")
 	l := b.Lane("g", order0)
 	told := make(chan uint64, 100)
 	ended := make(chan error, 1)
@@ -83,11 +78,7 @@ func TestWatchMendsItself(t *testing.T) {
 // record leaves nothing that a new group of the name would take for its own.
 func TestRemovalCutOff(t *testing.T) {
 	t.Parallel()
-	s := natstest.Start(t, natstest.Options{})
-	js := raw(t, s.URL())
-	b := dial(t, s.URL()+"?durability=server")
-	b.topic("order", 1)
-	b.group("g", driver.StartAt{}, "order")
+	s, js, b := served(t, "")
 	b.mustPublish(order0, events("a", 10)...)
 	tn, leave := b.tenure("g", "order")
 	fetch(t, tn, 5)

@@ -138,7 +138,6 @@ func New(ctx context.Context, nc *nats.Conn, opts Options, env driver.Env) (driv
 			ReadFrom:        true,
 			CheckpointBytes: 4096,
 			MaxMessage:      int(nc.MaxPayload()) - wireRoom,
-			Outlives:        true,
 		},
 	}
 	var err error

@@ -23,12 +23,17 @@ const interestWait = 5 * time.Second
 const readPage = 2000
 
 // readAll calls each for the last message of every subject of a stream that
-// matches the filter and stood there at the call, in the order of their sequences,
-// which m.Reply tells.
+// matches the filter, in the order of their sequences, which m.Reply tells. It has
+// each subject that has a message all the while, also when that is put anew and
+// others are deleted meanwhile.
+//
+// For that it reads all messages to the end, wherever that is by then. A consumer of
+// the last ones keeps a list of them instead, says that it is at its end when it
+// comes to one that has been deleted since, and does not have what took its place.
 func (d *jsDriver) readAll(ctx context.Context, stream, filter string, headersOnly bool, each func(m *nats.Msg) error) error {
 	name := "read-" + rand.Text()[:12]
 	info, err := d.createConsumer(ctx, stream, consumerConfig{
-		Name: name, Deliver: "last_per_subject", Ack: "none", Filter: filter, Replay: "instant",
+		Name: name, Deliver: "all", Ack: "none", Filter: filter, Replay: "instant",
 		HeadersOnly: headersOnly, Inactive: time.Minute, Replicas: 1, Memory: true,
 	})
 	if err != nil {
@@ -44,25 +49,40 @@ func (d *jsDriver) readAll(ctx context.Context, stream, filter string, headersOn
 		return d.unavailable("subscribe", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	for left := int(info.Pending); left > 0; {
-		n := min(left, readPage)
-		got, err := d.readSome(ctx, sub, "$JS.API.CONSUMER.MSG.NEXT."+stream+"."+name, n, each)
+	var all []*nats.Msg
+	last := map[string]int{} // by subject, its place in all
+	for got := readPage; got == readPage; {
+		read := func() (int, error) {
+			return d.readSome(ctx, sub, "$JS.API.CONSUMER.MSG.NEXT."+stream+"."+name, readPage, func(m *nats.Msg) {
+				if i, ok := last[m.Subject]; ok {
+					all[i] = nil
+				}
+				last[m.Subject] = len(all)
+				all = append(all, m)
+			})
+		}
+		got, err = read()
 		for end := time.Now().Add(interestWait); got == 0 && errors.Is(err, nats.ErrNoResponders) && time.Now().Before(end); { // monotonic
 			time.Sleep(10 * time.Millisecond)
-			got, err = d.readSome(ctx, sub, "$JS.API.CONSUMER.MSG.NEXT."+stream+"."+name, n, each)
+			got, err = read()
 		}
 		if err != nil {
 			return err
 		}
-		if left -= got; got < n {
-			return nil // some have been deleted meanwhile
+	}
+	for _, m := range all {
+		if m == nil {
+			continue
+		}
+		if err := each(m); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // readSome asks a consumer for n messages and returns how many there were.
-func (d *jsDriver) readSome(ctx context.Context, sub *nats.Subscription, next string, n int, each func(m *nats.Msg) error) (int, error) {
+func (d *jsDriver) readSome(ctx context.Context, sub *nats.Subscription, next string, n int, each func(m *nats.Msg)) (int, error) {
 	req, _ := json.Marshal(map[string]any{"batch": n, "no_wait": true})
 	if err := d.nc.PublishRequest(next, sub.Subject, req); err != nil {
 		return 0, d.unavailable(next, err)
@@ -76,9 +96,7 @@ func (d *jsDriver) readSome(ctx context.Context, sub *nats.Subscription, next st
 		}
 		switch s := status(m); s {
 		case "":
-			if err := each(m); err != nil {
-				return i, err
-			}
+			each(m)
 		case "404", "408":
 			return i, nil
 		default:
@@ -237,6 +255,10 @@ func (d *jsDriver) getPage(ctx context.Context, stream string, r any) ([]*nats.M
 			upTo, _ := strconv.ParseUint(first(m.Header["Nats-UpTo-Sequence"]), 10, 64)
 			return page, pageEnd{upTo: upTo, more: first(m.Header["Nats-Num-Pending"]) != "0"}, nil
 		case "404":
+			if _, last := r.(lastRequest); last && m.Header.Get("Description") != "No Results" {
+				// One of them is there and could not be loaded.
+				return nil, pageEnd{}, fmt.Errorf("jetstream: reading from %s: the server cannot load a message that it has: %s: %w", stream, m.Header.Get("Description"), driver.ErrUnavailable)
+			}
 			return nil, pageEnd{}, nil
 		default:
 			return nil, pageEnd{}, fmt.Errorf("jetstream: reading from %s: status %s %s: %w", stream, s, m.Header.Get("Description"), driver.ErrUnavailable)

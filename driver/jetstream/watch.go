@@ -88,12 +88,13 @@ func (w *watch) run(ctx context.Context) error {
 	}
 }
 
-// config begins behind what has arrived. A stream that ends before that is an
+// config begins behind what has arrived, or with all that stands: it does not ask
+// for the last of each subject, for the reason that readAll has. A stream that ends before that is an
 // older copy, or has lost what was not on the disk yet: its revisions come again,
 // so that all entries are told again.
 func (w *watch) config(ctx context.Context) (consumerConfig, error) {
 	c := consumerConfig{
-		Name: "watch-" + rand.Text()[:12], Description: "Posthorn: who waits for what is put into a lane", Deliver: "last_per_subject", Ack: "none", Filter: w.l.prefix + ">",
+		Name: "watch-" + rand.Text()[:12], Description: "Posthorn: who waits for what is put into a lane", Deliver: "all", Ack: "none", Filter: w.l.prefix + ">",
 		Replay: "instant", HeadersOnly: true, Inactive: time.Minute, Replicas: 1, Memory: true,
 	}
 	if w.last == 0 {

@@ -131,12 +131,7 @@ func (a *app) groupLine(g posthorn.GroupStatus) error {
 
 func (a *app) listGroups(all []posthorn.GroupStatus) error {
 	if a.json {
-		for _, g := range all {
-			if err := a.groupLine(g); err != nil {
-				return err
-			}
-		}
-		return nil
+		return each(all, a.groupLine)
 	}
 	if len(all) == 0 {
 		a.say("there are no groups; a group is registered when it is first started, or by posthorn provision")

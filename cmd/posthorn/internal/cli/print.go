@@ -157,3 +157,13 @@ func data(b []byte) (raw json.RawMessage, base64 []byte) {
 func (a *app) say(format string, args ...any) {
 	_, _ = io.WriteString(a.out, fmt.Sprintf(format, args...)+"\n")
 }
+
+// each prints all of them, or as many as can be.
+func each[T any](all []T, line func(T) error) error {
+	for _, v := range all {
+		if err := line(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -86,12 +86,7 @@ func (a *app) topicLine(t posthorn.TopicStatus) error {
 
 func (a *app) listTopics(all []posthorn.TopicStatus) error {
 	if a.json {
-		for _, t := range all {
-			if err := a.topicLine(t); err != nil {
-				return err
-			}
-		}
-		return nil
+		return each(all, a.topicLine)
 	}
 	if len(all) == 0 {
 		a.say("there are no topics; a topic is made by the first publish, or by posthorn provision")
