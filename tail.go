@@ -20,13 +20,13 @@ type TailConfig struct {
 	// Types are event types, or patterns of them such as "order.*", in which a *
 	// stands for anything. Default: all, foreign messages among them.
 	Types []string
-	// Key, when it is not empty, is the key that events must have.
+	// Key is the key that events must have. Default: any, and none.
 	Key string
-	// Text, when it is not empty, has to stand in the data.
+	// Text has to stand in the data. Default: none.
 	Text string
 	// Since is the time from when on events are shown. Default: now.
 	Since time.Time
-	// Stop ends the walk behind what was stored when it began.
+	// Stop ends the walk behind what was stored when it began. Default: it goes on.
 	Stop bool
 }
 

@@ -17,7 +17,7 @@ type WhyConfig struct {
 	// Topics are those to look into. Default: all.
 	Topics []string
 	// Progress is called, one call at a time, with how many messages have been
-	// looked at, of about how many.
+	// looked at, of about how many. Default: nobody is told.
 	Progress func(read, of int64)
 }
 

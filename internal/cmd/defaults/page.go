@@ -30,6 +30,8 @@ var sections = []struct{ title, strukt, option string }{
 	{"A group: `GroupConfig`", "GroupConfig", ""},
 	{"A retry budget: `Retry`", "Retry", ""},
 	{"A batch handler: options of `HandleBatch`", "", "BatchOption"},
+	{"What `Tail` shows: `TailConfig`", "TailConfig", ""},
+	{"Where `Why` looks: `WhyConfig`", "WhyConfig", ""},
 }
 
 // A row is one line of a table.
