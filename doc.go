@@ -25,6 +25,9 @@
 //	err = OrderPlaced.Publish(ctx, bus, placed)
 //	err = bus.PublishAll(ctx, OrderPlaced.New(a), StockShort.New(b))
 //
+// [EventType.PublishAsync] does not wait, and returns a [Pending] that tells. With
+// [After] and [At] an event is published later. [PublishThrough] sets middleware.
+//
 // A [Group] is a logical subscriber. Each event reaches each group that is
 // registered for it, until one of the group's handlers has settled it:
 //
@@ -34,6 +37,9 @@
 //	}, posthorn.Timeout(5*time.Second))
 //
 //	err = bus.Run(ctx) // until ctx ends; then it drains
+//
+// A handler may get an event more than once, and has to bear that: see
+// [Meta.IdempotencyKey]. [EventType.HandleBatch] handles several at a time.
 //
 // # The verdict
 //
@@ -71,6 +77,7 @@
 // person must know of is an [Alarm]: a line in the log, a reason in [Bus.Health],
 // a count in [Bus.Stats], and a call of the hook set by [OnAlarm].
 //
-// docs/guarantees.md in the repository says what is promised and how it is shown,
-// docs/defaults.md lists every default, docs/wire.md what stands on the broker.
+// In the repository, docs/start.md is a tutorial of ten minutes, docs/guarantees.md
+// says what is promised and how it is shown, docs/defaults.md lists every default,
+// docs/wire.md what stands on the broker.
 package posthorn

@@ -35,8 +35,9 @@ or of standard input. It is done when the broker has stored them durably.
 The topic is the one that the type's name says, "order.placed" in "order", unless
 --topic names another. Events are ordered by key, which --key gives, or --key-field
 takes out of the JSON. With --after or --at the broker keeps them until then; a
-service that has a group in the topic has to run by then, to publish them. Lines go out in batches of up to 1,000; when one cannot be
-stored, the command ends there and says how many are.`,
+service that has a group in the topic has to run by then, to publish them. Lines go
+out in batches of up to 1,000; when one cannot be stored, the command ends there and
+says how many are.`,
 		Example: `  posthorn pub order.placed '{"order_id":"o-1","pence":1250}' --key o-1
   posthorn pub order.placed --file orders.jsonl --key-field order_id
   generate | posthorn pub order.placed --key-field order_id
