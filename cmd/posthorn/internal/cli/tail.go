@@ -67,17 +67,22 @@ func sinceOf(s string) (time.Time, error) {
 	return t, nil
 }
 
-// follow shows events until ctx ends, which is how it is meant to end.
+// follow shows events until ctx ends, which is how it is meant to end. Of a broker that
+// is away it tells once, until an event comes again.
 func (a *app) follow(ctx context.Context, bus *posthorn.Bus, cfg posthorn.TailConfig, count int, full bool) error {
-	shown := 0
+	shown, away := 0, false
 	for d, err := range bus.Tail(ctx, cfg) {
-		if err != nil {
-			if cfg.Stop || posthorn.CodeOf(err) != posthorn.CodeUnavailable {
+		if code := posthorn.CodeOf(err); err != nil {
+			if cfg.Stop || code != posthorn.CodeUnavailable && code != posthorn.CodeTimeout {
 				return err
 			}
-			fmt.Fprintln(a.diag, "posthorn: "+oneLine(err)+"; trying again")
+			if !away {
+				fmt.Fprintln(a.diag, "posthorn: "+oneLine(err)+"; trying again and again")
+			}
+			away = true
 			continue
 		}
+		away = false
 		if err := a.showEvent(d, full); err != nil {
 			return err
 		}
