@@ -157,12 +157,12 @@ func (s *settings) lab(ctx context.Context, out io.Writer) (l *lab, end func(), 
 	if err != nil {
 		return nil, nil, err
 	}
-	build_ := filepath.Join(root, ".build")
-	if err := os.MkdirAll(build_, 0o755); err != nil {
+	programs := filepath.Join(root, ".build", "bench")
+	if err := os.MkdirAll(programs, 0o755); err != nil {
 		return nil, nil, err
 	}
 	fmt.Fprintln(out, "building the servers and the programs whose size is measured")
-	bin, err := build(ctx, root, build_)
+	bin, err := build(ctx, root, programs)
 	if err != nil {
 		return nil, nil, err
 	}

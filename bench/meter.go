@@ -37,19 +37,18 @@ type meter struct {
 	over atomic.Bool  // publish: enough
 	done atomic.Int64 // confirmed or handled
 
-	mu          sync.Mutex
-	begun, end_ reading
-	m           measure
+	m measure
 
-	seen     []atomic.Uint32 // a bit for each event that waits
-	twice    atomic.Int64
-	unknown  atomic.Int64
-	firstAt  atomic.Int64  // since epoch
-	lastAt   atomic.Int64  // likewise
-	all      chan struct{} // closed when as many as the task says are handled
-	epoch    time.Time
-	latency  []time.Duration // by the number of the event
-	interval time.Duration   // pace
+	seen    []atomic.Uint32 // a bit for each event that waits
+	twice   atomic.Int64
+	unknown atomic.Int64
+	epoch   time.Time
+	firstAt atomic.Int64  // when the first one was handled, since epoch
+	lastAt  atomic.Int64  // when the last one of the task was, likewise
+	all     chan struct{} // closed then
+
+	interval time.Duration   // pace: between two events
+	latency  []time.Duration // pace: by the number of the event
 }
 
 // A reading is the state of all counters at one time.
@@ -202,10 +201,10 @@ func (m *meter) consuming(ctx context.Context, start, stop func() error) error {
 // once says whether each event was handled once.
 func (m *meter) once() error {
 	if n := m.twice.Load(); n > 0 {
-		return fmt.Errorf("%d events were handled more than once", n)
+		return fmt.Errorf("events that were handled more than once: %d", n)
 	}
 	if n := m.unknown.Load(); n > 0 {
-		return fmt.Errorf("%d events were handled that nobody has published", n)
+		return fmt.Errorf("events that were handled and nobody has published: %d", n)
 	}
 	return nil
 }

@@ -21,6 +21,12 @@ var (
 	allocs    = &metric{"allocations", true, tenths, func(m *measure) float64 { return per(float64(m.Allocs), float64(m.Count)) }}
 	clientCPU = &metric{"client CPU, µs", true, hundredths, func(m *measure) float64 { return per(micros(m.Client), float64(m.Count)) }}
 	serverCPU = &metric{"server CPU, µs", true, hundredths, func(m *measure) float64 { return per(micros(m.Server), float64(m.Count)) }}
+	totalCPU  = &metric{"CPU of client and server", true, hundredths, func(m *measure) float64 {
+		if m.Client == 0 || m.Server == 0 {
+			return 0
+		}
+		return per(micros(m.Client+m.Server), float64(m.Count))
+	}}
 	p50       = &metric{"p50, ms", true, hundredths, func(m *measure) float64 { return millis(m.P50) }}
 	p99       = &metric{"p99, ms", true, hundredths, func(m *measure) float64 { return millis(m.P99) }}
 	p999      = &metric{"p99.9, ms", true, hundredths, func(m *measure) float64 { return millis(m.P999) }}

@@ -149,6 +149,7 @@ func (s rowMaker) async(size int) *row {
 		claims: []claim{
 			{id: id + "-batch", of: nameBatch, against: nameRaw, metric: rate, bar: 1.3},
 			{id: id + "-batch-allocs", of: nameBatch, against: nameRaw, metric: allocs, above: true, bar: ownAllocs},
+			{id: id + "-batch-cpu", of: nameBatch, against: nameRaw, metric: totalCPU},
 		},
 	}
 }
@@ -172,6 +173,7 @@ func (s rowMaker) waiting(size, callers int, bar float64) *row {
 		claims: []claim{
 			{id: id, of: nameOurs, against: nameRaw, metric: rate, bar: bar},
 			{id: id + "-allocs", of: nameOurs, against: nameRaw, metric: allocs, above: true, bar: ownAllocs},
+			{id: id + "-cpu", of: nameOurs, against: nameRaw, metric: totalCPU},
 		},
 	}
 }
@@ -264,6 +266,7 @@ func (s rowMaker) consume(size, count int) *row {
 			{id: id, of: nameOurs, against: nameRaw, metric: rate, bar: 1.25},
 			{id: id + "-watermill", of: nameOurs, against: nameTuned, metric: rate, bar: 3},
 			{id: id + "-allocs", of: nameOurs, against: nameRaw, metric: allocs, above: true, bar: ownAllocs},
+			{id: id + "-cpu", of: nameOurs, against: nameRaw, metric: totalCPU},
 		},
 	}
 }
@@ -291,10 +294,10 @@ func (s rowMaker) typed() *row {
 func toLast(t *task) { t.ToLast = true }
 
 func (s rowMaker) keys() *row {
-	of := func(keys int) waiting {
-		return waiting{topic: fmt.Sprintf("keys-%d", keys), size: 256, keys: keys, count: s.count(200_000)}
+	of := func(keys, count int) waiting {
+		return waiting{topic: fmt.Sprintf("keys-%d", keys), size: 256, keys: keys, count: s.count(count)}
 	}
-	many, one, most := s.base(256, 300_000), of(1), of(100_000)
+	many, one, most := s.base(256, 300_000), of(1, 60_000), of(100_000, 300_000)
 	const baseName, oneName, mostName, aloneName = "Posthorn, 10,000 keys", "Posthorn, 1 key", "Posthorn, 100,000 keys", "Posthorn, 10,000 keys, one handler at a time"
 	alone := func(t *task) { t.ToLast, t.At = true, 1 }
 	return &row{
