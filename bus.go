@@ -23,7 +23,10 @@ type Bus struct {
 	count  counters
 	gate   *engine.Gate
 	clock  *clock.Clock
-	done   chan struct{} // closed when Close has begun
+	// publisher is all publishing middleware, or nil without any.
+	publisher Publisher
+	pendings  *pendings
+	done      chan struct{} // closed when Close has begun
 	// handles wakes who looks for delayed events in topics that groups handle.
 	handles chan struct{}
 	work    sync.WaitGroup
@@ -55,6 +58,8 @@ func newBus(o *options, url string) *Bus {
 		handles: make(chan struct{}, 1),
 		groups:  map[string]*Group{},
 	}
+	b.publisher = b.chain(o.middleware)
+	b.pendings = newPendings(o.maxPending, o.maxPendingBytes)
 	b.alarms = &alarms{log: o.log, hook: o.onAlarm, now: b.now, n: &b.count.alarms, all: map[[2]string]Alarm{}}
 	return b
 }
@@ -137,8 +142,8 @@ func (b *Bus) allGroups() ([]*Group, error) {
 	return groups, nil
 }
 
-// Close stops all groups, waits for what is being published and closes the
-// broker. Groups drain within their GroupConfig.Drain, all of it within ctx.
+// Close stops all groups, waits for what is being published, asynchronously too,
+// and closes the broker. Groups drain within their GroupConfig.Drain, all of it within ctx.
 // Closing twice is harmless: the second call waits for the first.
 func (b *Bus) Close(ctx context.Context) error {
 	b.closeOnce.Do(func() { b.closeErr = b.close(ctx) })
@@ -160,6 +165,7 @@ func (b *Bus) close(ctx context.Context) error {
 		writers, delays = append(writers, d.writer), append(delays, d)
 	}
 	b.mu.Unlock()
+	b.pendings.close(ctx)
 	for _, w := range writers {
 		w.close()
 	}

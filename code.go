@@ -53,6 +53,9 @@ const (
 	// CodeClosed: the bus, group or handler that it needs has ended. Remedy: publish
 	// before it ends, and with a context that outlives the call.
 	CodeClosed Code = "closed"
+	// CodeRefused: publishing middleware of this program refused the event. Remedy: what
+	// its error says.
+	CodeRefused Code = "refused"
 	// CodeUnknown: it may or may not have happened. Remedy: do it again: publishing
 	// again with the same id is safe within the de-duplication window.
 	CodeUnknown Code = "outcome_unknown"

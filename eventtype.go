@@ -173,6 +173,12 @@ func (t *EventType[T]) Publish(ctx context.Context, bus *Bus, data T, opts ...Pu
 	return bus.PublishAll(ctx, t.New(data, opts...))
 }
 
+// PublishAsync publishes one event and does not wait for its confirmation: see
+// [Bus.PublishAsync].
+func (t *EventType[T]) PublishAsync(ctx context.Context, bus *Bus, data T, opts ...PublishOption) *Pending {
+	return bus.PublishAsync(ctx, t.New(data, opts...))
+}
+
 // Handle subscribes a group to the event type. fn is called for each event, by
 // up to GroupConfig.Concurrency goroutines at a time, and its error is the
 // verdict: nil settles the event, an error tries again within the retry budget,

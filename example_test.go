@@ -94,6 +94,55 @@ func ExampleBus_PublishAll() {
 	// invalid
 }
 
+func ExampleEventType_PublishAsync() {
+	ctx := context.Background()
+	bus := openExample()
+	defer closeExample(bus)
+
+	var pending []*posthorn.Pending
+	for _, id := range []string{"1", "", "3"} { // the second one's key is empty
+		pending = append(pending, OrderPlaced.PublishAsync(ctx, bus, Placed{OrderID: id}))
+	}
+	for _, p := range pending {
+		if err := p.Wait(ctx); err != nil {
+			fmt.Println(p.Results()[0].State, "because it is", posthorn.CodeOf(err))
+			continue
+		}
+		fmt.Println("stored")
+	}
+	// Output:
+	// stored
+	// not stored because it is invalid
+	// stored
+}
+
+func ExamplePublishThrough() {
+	ctx := context.Background()
+	tenant := func(next posthorn.Publisher) posthorn.Publisher {
+		return func(ctx context.Context, o *posthorn.Outgoing) error {
+			if o.Key() == "" {
+				return errors.New("events of this service are ordered")
+			}
+			o.SetHeader("tenant", "north")
+			o.OnResult(func(r posthorn.Result) { fmt.Println(r.Type, r.State) })
+			return next(ctx, o)
+		}
+	}
+	bus := openExample(posthorn.PublishThrough(tenant))
+	defer closeExample(bus)
+
+	fmt.Println(OrderPlaced.Publish(ctx, bus, Placed{OrderID: "1"}))
+	fmt.Println(OrderPlaced.PublishAsync(ctx, bus, Placed{OrderID: "2"}).Wait(ctx))
+	err := bus.Publish(ctx, "order.counted", 2)
+	fmt.Println(posthorn.CodeOf(err))
+	// Output:
+	// order.placed stored
+	// <nil>
+	// order.placed stored
+	// <nil>
+	// refused
+}
+
 func ExampleBus_Run() {
 	ctx, stop := context.WithCancel(context.Background()) // of a signal, in a real program
 	bus := openExample()

@@ -14,6 +14,9 @@ import (
 const (
 	DefaultPublishTimeout = 10 * time.Second
 	DefaultMaxPayload     = 1 << 20
+
+	DefaultMaxPending      = 8192
+	DefaultMaxPendingBytes = 32 << 20
 )
 
 // An Option configures a bus.
@@ -24,15 +27,18 @@ type option func(*options)
 func (f option) applyBus(o *options) { f(o) }
 
 type options struct {
-	service        string
-	log            *slog.Logger
-	onAlarm        func(Alarm)
-	publishTimeout time.Duration
-	maxPayload     int
-	propagate      []string
-	now            func() time.Time
-	auditEvery     time.Duration
-	err            *Error
+	service         string
+	log             *slog.Logger
+	onAlarm         func(Alarm)
+	publishTimeout  time.Duration
+	maxPayload      int
+	maxPending      int
+	maxPendingBytes int
+	propagate       []string
+	middleware      []PublishMiddleware
+	now             func() time.Time
+	auditEvery      time.Duration
+	err             *Error
 }
 
 func (o *options) fail(code Code, format string, args ...any) {
@@ -95,6 +101,46 @@ func MaxPayload(bytes int) Option {
 	})
 }
 
+// MaxPending bounds how many events of PublishAsync are not confirmed yet, all
+// callers together; when there is no room, PublishAsync waits. A call of more events
+// than that goes in alone. Default: 8192.
+func MaxPending(events int) Option {
+	return option(func(o *options) {
+		if events <= 0 {
+			o.fail(CodeInvalid, "MaxPending(%d): it must be above zero", events)
+			return
+		}
+		o.maxPending = events
+	})
+}
+
+// MaxPendingBytes bounds the same by the size of the events, with their attributes.
+// Default: 32 MiB.
+func MaxPendingBytes(bytes int) Option {
+	return option(func(o *options) {
+		if bytes <= 0 {
+			o.fail(CodeInvalid, "MaxPendingBytes(%d): it must be above zero", bytes)
+			return
+		}
+		o.maxPendingBytes = bytes
+	})
+}
+
+// PublishThrough has each event that the bus publishes pass through middleware; the
+// first is outermost. Given again, it adds inside of what was given before.
+// Default: none.
+func PublishThrough(m ...PublishMiddleware) Option {
+	return option(func(o *options) {
+		for i, one := range m {
+			if one == nil {
+				o.fail(CodeInvalid, "PublishThrough: middleware %d is nil", i)
+				return
+			}
+		}
+		o.middleware = append(o.middleware, m...)
+	})
+}
+
 // Propagate registers headers that travel from an event into all that its
 // handlers publish. Default: none.
 func Propagate(headers ...string) Option {
@@ -122,11 +168,13 @@ func WallClock(now func() time.Time) Option {
 
 func newOptions(opts []Option) (*options, *Error) {
 	o := &options{
-		log:            slog.Default(),
-		publishTimeout: DefaultPublishTimeout,
-		maxPayload:     DefaultMaxPayload,
-		now:            clock.Wall,
-		auditEvery:     auditEvery,
+		log:             slog.Default(),
+		publishTimeout:  DefaultPublishTimeout,
+		maxPayload:      DefaultMaxPayload,
+		maxPending:      DefaultMaxPending,
+		maxPendingBytes: DefaultMaxPendingBytes,
+		now:             clock.Wall,
+		auditEvery:      auditEvery,
 	}
 	for _, opt := range opts {
 		opt.applyBus(o)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,8 +13,8 @@ import (
 )
 
 // An Outgoing is an event that is to be published. It is made by
-// [EventType.New]. It may be published again, by one call at a time, and keeps
-// its id.
+// [EventType.New], and is what publishing middleware gets. It may be published
+// again, by one call at a time, and keeps its id.
 type Outgoing struct {
 	def     *typeDef
 	data    any
@@ -26,11 +27,24 @@ type Outgoing struct {
 	at      time.Time     // or until
 	corr    string
 	headers []driver.Attr
+	lent    bool // the headers are a message's: not to be changed in place
 	err     *Error
+
+	step     *step // while it goes through the middleware
+	onResult []func(Result)
 }
 
 // ID returns the event's id; "" before it was published, unless it was given one.
 func (o *Outgoing) ID() string { return o.id }
+
+// Type returns the name of the event's type.
+func (o *Outgoing) Type() string { return o.def.name }
+
+// Key returns what the event is ordered by; "" without a key.
+func (o *Outgoing) Key() string { return o.key }
+
+// Data returns the event's data as it was given. It is not to be changed.
+func (o *Outgoing) Data() any { return o.data }
 
 // A PublishOption says something about one event that is published.
 type PublishOption interface{ applyPublish(*Outgoing) }
@@ -120,6 +134,9 @@ func (o *Outgoing) fail(code Code, format string, args ...any) {
 }
 
 func (o *Outgoing) setHeader(name, value string) {
+	if o.lent {
+		o.headers, o.lent = slices.Clone(o.headers), false
+	}
 	for i, h := range o.headers {
 		if strings.EqualFold(h.Name, name) {
 			o.headers[i].Value = value
@@ -129,34 +146,32 @@ func (o *Outgoing) setHeader(name, value string) {
 	o.headers = append(o.headers, driver.Attr{Name: name, Value: value})
 }
 
-// encode makes the message that is stored. The scope is that of the handler it
-// is published from, or nil. derived is the entry in the scope that has to be
-// settled with the outcome, or nil.
-func (o *Outgoing) encode(ctx context.Context, b *Bus, s *scope) (m driver.Message, derived *derivedID, err *Error) {
-	if o.err != nil {
-		return m, nil, o.err
-	}
-	if o.def.keyed && o.key == "" {
-		return m, nil, errorf(CodeInvalid, "event type %q: the event's key is empty; events of this type are ordered by key, so each needs one", o.def.name)
-	}
-	if o.name != "" && s == nil {
-		return m, nil, errorf(CodeInvalid, "event type %q: Named(%q) is for events that a handler publishes with its context; use WithID here", o.def.name, o.name)
-	}
-	if strings.ContainsAny(o.key, "\x00") || len(o.key) > 1024 {
-		return m, nil, errorf(CodeInvalid, "event type %q: the key is %d bytes long or holds NUL; at most 1024 bytes without NUL are allowed", o.def.name, len(o.key))
+// identify encodes the data and gives the event its id and time, unless it has
+// them. The scope is that of the handler it is published from, or nil. derived is
+// the entry in the scope that has to be settled with the outcome, or nil.
+func (o *Outgoing) identify(b *Bus, s *scope) (body []byte, derived *derivedID, err *Error) {
+	switch {
+	case o.err != nil:
+		return nil, nil, o.err
+	case o.def.keyed && o.key == "":
+		return nil, nil, errorf(CodeInvalid, "event type %q: the event's key is empty; events of this type are ordered by key, so each needs one", o.def.name)
+	case o.name != "" && s == nil:
+		return nil, nil, errorf(CodeInvalid, "event type %q: Named(%q) is for events that a handler publishes with its context; use WithID here", o.def.name, o.name)
+	case strings.IndexByte(o.key, 0) >= 0 || len(o.key) > 1024:
+		return nil, nil, errorf(CodeInvalid, "event type %q: the key is %d bytes long or holds NUL; at most 1024 bytes without NUL are allowed", o.def.name, len(o.key))
 	}
 	body, e := o.def.codec.Marshal(o.data)
 	if e != nil {
-		return m, nil, &Error{Code: CodeInvalid, Text: fmt.Sprintf("event type %q: encode the data", o.def.name), Err: e}
+		return nil, nil, &Error{Code: CodeInvalid, Text: fmt.Sprintf("event type %q: encode the data", o.def.name), Err: e}
 	}
 	if len(body) > b.opts.maxPayload {
-		return m, nil, errorf(CodeTooLarge, "event type %q: the data is %d bytes, the limit is %d; store it elsewhere and publish where, or raise the limit with posthorn.MaxPayload",
+		return nil, nil, errorf(CodeTooLarge, "event type %q: the data is %d bytes, the limit is %d; store it elsewhere and publish where, or raise the limit with posthorn.MaxPayload",
 			o.def.name, len(body), b.opts.maxPayload)
 	}
 	if o.id == "" {
 		if s != nil {
 			if derived, err = s.derive(o, body); err != nil {
-				return m, nil, err
+				return nil, nil, err
 			}
 			o.id = derived.id
 		} else {
@@ -165,6 +180,14 @@ func (o *Outgoing) encode(ctx context.Context, b *Bus, s *scope) (m driver.Messa
 	}
 	if o.time.IsZero() {
 		o.time = b.now().UTC()
+	}
+	return body, derived, nil
+}
+
+// message makes what is stored.
+func (o *Outgoing) message(ctx context.Context, b *Bus, s *scope, body []byte) (m driver.Message, err *Error) {
+	if o.err != nil { // of what the middleware has set
+		return m, o.err
 	}
 	m = driver.Message{
 		ID:          o.id,
@@ -177,12 +200,12 @@ func (o *Outgoing) encode(ctx context.Context, b *Bus, s *scope) (m driver.Messa
 	}
 	o.addAttrs(ctx, b, s, &m)
 	if n := headerBytes(m.Headers); n > maxHeaderBytes {
-		return m, derived, errorf(CodeTooLarge, "event type %q: its headers are %d bytes, the limit is %d; move some into the data", o.def.name, n, maxHeaderBytes)
+		return m, errorf(CodeTooLarge, "event type %q: its headers are %d bytes, the limit is %d; move some into the data", o.def.name, n, maxHeaderBytes)
 	}
 	if size, most := m.Size(), b.drv.Caps().MaxMessage; most > 0 && size > most {
-		return m, derived, errorf(CodeTooLarge, "event type %q: the event is %d bytes with its attributes, the broker takes %d", o.def.name, size, most)
+		return m, errorf(CodeTooLarge, "event type %q: the event is %d bytes with its attributes, the broker takes %d", o.def.name, size, most)
 	}
-	return m, derived, nil
+	return m, nil
 }
 
 func (o *Outgoing) addAttrs(ctx context.Context, b *Bus, s *scope, m *driver.Message) {
@@ -208,7 +231,7 @@ func (o *Outgoing) addAttrs(ctx context.Context, b *Bus, s *scope, m *driver.Mes
 		m.Attrs = append(m.Attrs, driver.Attr{Name: attrExpiry, Value: o.expires.UTC().Format(time.RFC3339Nano)})
 	}
 	m.Attrs = appendTrace(ctx, m.Attrs)
-	m.Headers = o.headers
+	m.Headers, o.lent = o.headers, true
 	if s != nil {
 		m.Headers = s.inherit(b.opts.propagate, m.Headers)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,11 +26,14 @@ func (b *Bus) PublishAll(ctx context.Context, events ...*Outgoing) error {
 	if len(events) == 0 {
 		return nil
 	}
-	p := &publishing{bus: b, results: make([]Result, len(events)), done: make(chan struct{})}
-	if s := scopeOf(ctx); s != nil && s.bus == b {
-		p.scope = s
+	p := &publishing{done: make(chan struct{})}
+	p.begin(ctx, b, len(events))
+	p.prepare(ctx, events)
+	if p.left > 0 {
+		addAll(p.events)
+		p.await(ctx)
 	}
-	return p.run(ctx, events)
+	return p.outcome()
 }
 
 // Publish stores one event without a type definition. Its topic is the one that
@@ -59,46 +63,19 @@ func codecFor(data any) Codec {
 	return JSON
 }
 
-// A publishing is one call of PublishAll.
+// A publishing is one call of PublishAll or PublishAsync.
 type publishing struct {
-	bus   *Bus
-	scope *scope
-	done  chan struct{} // closed when all outcomes are known
+	bus      *Bus
+	scope    *scope         // of the handler that calls
+	deadline time.Time      // monotonic
+	events   []pendingEvent // one for each of the call
+	pending  *Pending       // of an asynchronous one
+	done     chan struct{}  // of one that is waited for: closed when all outcomes are known
 
 	mu      sync.Mutex
 	results []Result
-	left    int
-	over    bool // the call returns: what comes later is not written down
-}
-
-func (p *publishing) run(ctx context.Context, events []*Outgoing) error {
-	b := p.bus
-	if p.scope != nil {
-		if err := p.scope.begin(); err != nil {
-			return p.refuseAll(events, err)
-		}
-		defer p.scope.end()
-	}
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, b.opts.publishTimeout)
-		defer cancel()
-	}
-	if err := ctx.Err(); err != nil {
-		return p.refuseAll(events, wrapf(err, "publish"))
-	}
-	p.send(ctx, p.prepare(ctx, events))
-	return p.outcome()
-}
-
-func (p *publishing) refuseAll(events []*Outgoing, err error) error {
-	for i, o := range events {
-		p.results[i] = Result{State: NotStored, Err: err}
-		if o != nil && o.def != nil {
-			p.results[i].ID, p.results[i].Type = o.id, o.def.name
-		}
-	}
-	return p.outcome()
+	left    int  // so many outcomes are not known yet
+	over    bool // nothing more is written down
 }
 
 // A pendingEvent is one that a writer has to store.
@@ -107,9 +84,11 @@ type pendingEvent struct {
 	due      time.Time // of a delayed one
 	over     uint64    // likewise: the revision that it may replace
 	deadline time.Time
-	w        *writer
+	w        *writer // nil: it was refused before
 	p        *publishing
-	nth      int // in the call
+	nth      int    // in the call
+	scope    *scope // in which it was counted
+	onResult []func(Result)
 	// Guarded by the writer.
 	sent  bool           // in batch
 	batch uint64         // the number of the one that it was sent in
@@ -119,42 +98,87 @@ type pendingEvent struct {
 	last  *pendingEvent  // the last of those that the call has given to the writer with it
 }
 
-// prepare encodes the events; what cannot be published is refused here.
-func (p *publishing) prepare(ctx context.Context, events []*Outgoing) []pendingEvent {
-	pending := make([]pendingEvent, 0, len(events))
-	deadline, _ := ctx.Deadline()
+// begin gets a call of n events ready.
+func (p *publishing) begin(ctx context.Context, b *Bus, n int) {
+	p.bus, p.events, p.results = b, make([]pendingEvent, n), make([]Result, n)
+	if s := scopeOf(ctx); s != nil && s.bus == b {
+		p.scope = s
+	}
+	p.deadline = time.Now().Add(b.opts.publishTimeout) // monotonic
+	if d, ok := ctx.Deadline(); ok {
+		p.deadline = d
+	}
+}
+
+// prepare takes the events through the middleware and encodes them; what cannot be
+// published is refused here, and has no writer.
+func (p *publishing) prepare(ctx context.Context, events []*Outgoing) {
 	for i, o := range events {
-		r := &p.results[i]
+		r, e := &p.results[i], &p.events[i]
+		r.State = NotStored
 		if o == nil || o.def == nil {
-			*r = Result{State: NotStored, Err: errorf(CodeInvalid, "publish: event %d of the call is nil; make it with EventType.New", i)}
+			r.Err = errorf(CodeInvalid, "publish: event %d of the call is nil; make it with EventType.New", i)
 			continue
 		}
-		*r = Result{ID: o.id, Type: o.def.name, State: NotStored}
-		ot, err := p.bus.topicFor(ctx, o.def)
-		if err != nil {
-			r.Err = err
-			continue
-		}
-		r.Topic = o.def.topic.name
-		m, derived, eerr := o.encode(ctx, p.bus, p.scope)
+		e.p, e.nth, e.deadline = p, i, p.deadline
+		r.Type = o.def.name
+		err := p.take(ctx, e, o)
 		r.ID = o.id
-		if eerr != nil {
-			r.Err = eerr
-			continue
-		}
-		if p.scope != nil {
-			p.scope.sent(o.id, derived)
-		}
-		r.Partition = ot.partition(o.key, o.id)
-		w, due, err := p.writerFor(ctx, ot, o, r.Partition)
 		if err != nil {
-			r.Err = err
+			r.Err, e.w = err, nil
 			continue
 		}
 		r.State = Unknown
-		pending = append(pending, pendingEvent{msg: m, due: due, deadline: deadline, w: w, p: p, nth: i})
+		p.left++
 	}
-	return pending
+}
+
+// take gives one event its id, takes it through the middleware and finds its
+// writer. The id comes first: it is what a refused event of a handler is known by.
+func (p *publishing) take(ctx context.Context, e *pendingEvent, o *Outgoing) error {
+	b, s := p.bus, p.scope
+	if err := ctx.Err(); err != nil {
+		return wrapf(err, "publish")
+	}
+	if s != nil {
+		if err := s.begin(); err != nil {
+			return err
+		}
+		e.scope = s
+	}
+	ot, err := p.topicFor(ctx, o.def)
+	if err != nil {
+		return err
+	}
+	body, derived, eerr := o.identify(b, s)
+	if eerr != nil {
+		return eerr
+	}
+	if s != nil {
+		s.sent(o.id, derived)
+	}
+	st := step{e: e, topic: ot, body: body}
+	if b.publisher == nil {
+		return p.pass(ctx, &st, o)
+	}
+	return b.through(ctx, st, o)
+}
+
+// pass is the last step of publishing an event, behind all middleware: it makes
+// the message and finds who stores it.
+func (p *publishing) pass(ctx context.Context, st *step, o *Outgoing) error {
+	e, r := st.e, &p.results[st.e.nth]
+	m, merr := o.message(ctx, p.bus, e.scope, st.body)
+	if merr != nil {
+		return merr
+	}
+	r.Topic, r.Partition = o.def.topic.name, st.topic.partition(o.key, o.id)
+	w, due, err := p.writerFor(ctx, st.topic, o, r.Partition)
+	if err != nil {
+		return err
+	}
+	e.msg, e.w, e.due = m, w, due
+	return nil
 }
 
 // writerFor chooses who stores an event: its partition's writer, or that of the
@@ -167,6 +191,8 @@ func (p *publishing) writerFor(ctx context.Context, ot *openTopic, o *Outgoing, 
 	case !later:
 		return ot.writers[partition], due, nil
 	}
+	ctx, cancel := context.WithDeadline(ctx, p.deadline)
+	defer cancel()
 	d, err := p.bus.openDelay(ctx, ot)
 	if err != nil {
 		return nil, due, err
@@ -181,55 +207,69 @@ func (b *Bus) topicFor(ctx context.Context, d *typeDef) (*openTopic, error) {
 	return b.openTopic(ctx, d.topic)
 }
 
+// topicFor is that of the bus under the call's deadline.
+func (p *publishing) topicFor(ctx context.Context, d *typeDef) (*openTopic, error) {
+	ctx, cancel := context.WithDeadline(ctx, p.deadline)
+	defer cancel()
+	return p.bus.topicFor(ctx, d)
+}
+
 // deadlineGrace is how long a publish waits, once its deadline has passed, for the
 // driver's own word on what became of the events: it has the same deadline.
 const deadlineGrace = 250 * time.Millisecond
 
-// send hands the events to their writers and waits for all outcomes, or until
-// ctx ends: then what no writer has sent yet is taken back.
-func (p *publishing) send(ctx context.Context, pending []pendingEvent) {
-	if len(pending) == 0 {
-		return
-	}
-	p.left = len(pending)
-	addAll(pending)
+// await waits for all outcomes, or until ctx ends or the deadline passes: then what
+// no writer has sent yet is taken back.
+func (p *publishing) await(ctx context.Context) {
+	timer := time.NewTimer(time.Until(p.deadline)) // monotonic
+	defer timer.Stop()
+	err := context.DeadlineExceeded
 	select {
 	case <-p.done:
 		return
+	case <-timer.C:
 	case <-ctx.Done():
+		err = ctx.Err()
 	}
-	err := wrapf(ctx.Err(), "not confirmed in time")
-	for i := range pending {
-		if pending[i].w.takeBack(&pending[i]) {
-			p.settle(pending[i].nth, driver.Outcome{State: driver.NotStored, Err: err})
-		}
-	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		timer := time.NewTimer(deadlineGrace)
-		defer timer.Stop()
+	late := wrapf(err, "not confirmed in time")
+	p.takeBack(late)
+	if errors.Is(err, context.DeadlineExceeded) {
+		timer.Reset(deadlineGrace)
 		select {
 		case <-p.done:
 			return
 		case <-timer.C:
 		}
 	}
-	p.giveUp(err)
+	p.giveUp(late)
+}
+
+// takeBack keeps from being sent what no writer has sent yet.
+func (p *publishing) takeBack(err error) {
+	for i := range p.events {
+		if e := &p.events[i]; e.w != nil && e.w.takeBack(e) {
+			p.settle(e.nth, driver.Outcome{State: driver.NotStored, Err: err})
+		}
+	}
 }
 
 // addAll hands events to their writers, those of one writer together.
-func addAll(pending []pendingEvent) {
-	if len(pending) == 1 {
-		pending[0].w.add(&pending[0])
+func addAll(events []pendingEvent) {
+	if len(events) == 1 {
+		events[0].w.add(&events[0])
 		return
 	}
 	byWriter := map[*writer][]*pendingEvent{}
 	var order []*writer
-	for i := range pending {
-		w := pending[i].w
+	for i := range events {
+		w := events[i].w
+		if w == nil {
+			continue
+		}
 		if byWriter[w] == nil {
 			order = append(order, w)
 		}
-		byWriter[w] = append(byWriter[w], &pending[i])
+		byWriter[w] = append(byWriter[w], &events[i])
 	}
 	for _, w := range order {
 		w.add(byWriter[w]...)
@@ -239,8 +279,8 @@ func addAll(pending []pendingEvent) {
 // settle writes the outcome of one event down.
 func (p *publishing) settle(nth int, o driver.Outcome) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.over {
+		p.mu.Unlock()
 		return
 	}
 	r := &p.results[nth]
@@ -253,7 +293,14 @@ func (p *publishing) settle(nth int, o driver.Outcome) {
 	default:
 		r.State, r.Err = Unknown, cmp.Or(o.Err, driver.ErrUnavailable)
 	}
-	if p.left--; p.left == 0 {
+	p.left--
+	all := p.left == 0
+	p.mu.Unlock()
+	switch {
+	case !all:
+	case p.pending != nil:
+		p.pending.settled()
+	default:
 		close(p.done)
 	}
 }
@@ -274,18 +321,25 @@ func (p *publishing) explain(r *Result, full map[string]error) {
 	}
 }
 
-// giveUp leaves the events whose outcome has not come as unknown.
-func (p *publishing) giveUp(err error) {
+// giveUp leaves the events whose outcome has not come as unknown, and tells whether
+// there were any.
+func (p *publishing) giveUp(err error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.over = true
+	if p.over || p.left == 0 {
+		return false
+	}
+	p.over = true // what comes later is not written down
 	for i := range p.results {
 		if r := &p.results[i]; r.State == Unknown && r.Err == nil {
 			r.Err = err
 		}
 	}
+	return true
 }
 
+// outcome tells all who have to know what became of the events, and returns an
+// error unless all are stored.
 func (p *publishing) outcome() error {
 	p.mu.Lock()
 	p.over = true // from here on the results are this goroutine's
@@ -294,7 +348,7 @@ func (p *publishing) outcome() error {
 	failed := false
 	full := map[string]error{}
 	for i := range p.results {
-		r := &p.results[i]
+		r, e := &p.results[i], &p.events[i]
 		switch r.State {
 		case Stored:
 			c.published.Add(1)
@@ -306,8 +360,12 @@ func (p *publishing) outcome() error {
 			failed = true
 		}
 		p.explain(r, full)
-		if p.scope != nil && r.ID != "" {
-			p.scope.settled(r.ID, r.Err)
+		for _, f := range slices.Backward(e.onResult) {
+			f(*r)
+		}
+		if s := e.scope; s != nil {
+			s.settled(r.ID, r.Err, p.pending != nil)
+			s.end()
 		}
 	}
 	if !failed {

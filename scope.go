@@ -22,6 +22,7 @@ type scope struct {
 	idle    chan struct{} // closed when pending comes down to 0 after close; made on demand
 	next    map[string]int
 	open    map[string]*derivedID // by id: published and not confirmed
+	refused error                 // why an asynchronous publish came to nothing
 }
 
 // A derivedID is an id that a handler's event got by its number or name.
@@ -90,16 +91,19 @@ func (s *scope) sent(id string, d *derivedID) {
 	s.open[id] = d
 }
 
-// settled notes what became of an id.
-func (s *scope) settled(id string, err error) {
+// settled notes what became of an event. One that nobody waits for fails the
+// handler even if it never got as far as an id.
+func (s *scope) settled(id string, err error, async bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err == nil {
+	d := s.open[id]
+	switch {
+	case err == nil:
 		delete(s.open, id)
-		return
-	}
-	if d := s.open[id]; d != nil {
+	case d != nil:
 		d.busy, d.failed = false, err
+	case async && s.refused == nil:
+		s.refused = err
 	}
 }
 
@@ -133,6 +137,9 @@ func (s *scope) close(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refused != nil {
+		return wrapf(s.refused, "the handler of %s (id %s) succeeded, but an event that it published asynchronously is not stored", s.meta.Type, s.meta.ID)
+	}
 	for id, d := range s.open {
 		return wrapf(d.failed, "the handler of %s (id %s) succeeded, but an event that it published (id %s) is not stored", s.meta.Type, s.meta.ID, id)
 	}

@@ -110,7 +110,7 @@ type Case struct {
 
 // Cases lists the cases of the suite, by name.
 func Cases() []Case {
-	all := slices.Concat(publishCases, groupCases, contentCases, handlerCases, retryCases, orderCases,
+	all := slices.Concat(publishCases, asyncCases, groupCases, contentCases, handlerCases, retryCases, orderCases,
 		derivedCases, contextCases, drainCases, killCases, boundCases, retentionCases, seamCases, adminCases, memberCases, delayedCases, laneCases, randomCases)
 	slices.SortFunc(all, func(a, b Case) int { return strings.Compare(a.Name, b.Name) })
 	return all
