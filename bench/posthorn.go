@@ -57,6 +57,14 @@ func posthornPublish(ctx context.Context, t *task, m *meter) (err error) {
 	m.done.Add(1)
 	var work func() error
 	switch t.How {
+	case howAsync:
+		work = func() error {
+			for i := 1; !m.over.Load(); i++ {
+				made.PublishAsync(ctx, bus, make.payload(i))
+				m.done.Add(1) // confirmed within the next MaxPending
+			}
+			return confirmed(ctx, bus, m.done.Load())
+		}
 	case howBatch:
 		work = func() error { return publishBatches(ctx, bus, made, make, m) }
 	default:
@@ -83,6 +91,25 @@ func (t *task) storedByBus(ctx context.Context) (int, error) {
 	}
 	defer nc.Close()
 	return t.stored(ctx, nc)
+}
+
+// confirmed waits until it is known what became of n events, and says what went wrong
+// with them: nobody waits for each.
+func confirmed(ctx context.Context, bus *posthorn.Bus, n int64) error {
+	for {
+		s := bus.Stats()
+		if s.NotStored+s.Unknown > 0 {
+			return fmt.Errorf("%d events are not stored, of %d it is not known", s.NotStored, s.Unknown)
+		}
+		if s.Published >= n {
+			return nil
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func publishBatches(ctx context.Context, bus *posthorn.Bus, made *posthorn.EventType[payload], make *maker, m *meter) error {
@@ -183,13 +210,8 @@ func posthornPace(ctx context.Context, t *task, m *meter) (err error) {
 	if err := group.Start(ctx); err != nil {
 		return err
 	}
-	return m.pace(ctx, func(i int) {
-		go func() {
-			if err := made.Publish(ctx, bus, make.payload(i), posthorn.WithID(eventID(i))); err != nil {
-				m.unknown.Add(1)
-			}
-		}()
-	})
+	err = m.pace(ctx, func(i int) { made.PublishAsync(ctx, bus, make.payload(i), posthorn.WithID(eventID(i))) })
+	return errors.Join(err, confirmed(ctx, bus, int64(m.t.Count)))
 }
 
 func posthornHold(ctx context.Context, t *task, m *meter) error {

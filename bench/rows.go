@@ -75,6 +75,7 @@ persistent it keeps it, as ` + "`memory:`" + ` does, but without any order.`,
 
 // Names of entries.
 const (
+	nameAsync     = "Posthorn, PublishAsync"
 	nameBatch     = "Posthorn, PublishAll of 1,000"
 	nameOurs      = "Posthorn"
 	nameServe     = "Posthorn, on posthorn serve"
@@ -142,11 +143,15 @@ func (s rowMaker) async(size int) *row {
 	return &row{
 		id: id, section: publishing, what: "many at a time, " + bytesOf(size),
 		entries: []entry{
+			{name: nameAsync, task: s.publish(posthornClient, howAsync, brokerNATS, size, 1)},
 			{name: nameBatch, task: s.publish(posthornClient, howBatch, brokerNATS, size, 1)},
 			{name: nameRaw, task: s.publish(rawClient, howAsync, brokerNATS, size, 1)},
 			{name: nameWatermill, task: s.publish(watermill, howBatch, brokerNATS, size, 1)},
 		},
 		claims: []claim{
+			{id: id, of: nameAsync, against: nameRaw, metric: rate, bar: 1.3},
+			{id: id + "-allocs", of: nameAsync, against: nameRaw, metric: allocs, above: true, bar: ownAllocs},
+			{id: id + "-cpu", of: nameAsync, against: nameRaw, metric: totalCPU},
 			{id: id + "-batch", of: nameBatch, against: nameRaw, metric: rate, bar: 1.3},
 			{id: id + "-batch-allocs", of: nameBatch, against: nameRaw, metric: allocs, above: true, bar: ownAllocs},
 			{id: id + "-batch-cpu", of: nameBatch, against: nameRaw, metric: totalCPU},
