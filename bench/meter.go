@@ -38,6 +38,9 @@ type meter struct {
 	done atomic.Int64 // confirmed or handled
 
 	m measure
+	// confirmed tells what is confirmed, where done counts what is sent; nil
+	// elsewhere.
+	confirmed func() int64
 
 	seen    []atomic.Uint32 // a bit for each event that waits
 	twice   atomic.Int64
@@ -65,6 +68,9 @@ func (m *meter) read() reading {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	r := reading{at: time.Now(), done: m.done.Load(), allocs: mem.Mallocs, client: cpuTime(0)}
+	if m.confirmed != nil {
+		r.done = m.confirmed()
+	}
 	if m.t.PID > 0 {
 		r.server = cpuTime(m.t.PID)
 	}
@@ -98,11 +104,13 @@ func (m *meter) publishing(ctx context.Context, work func() error) error {
 	if err == nil {
 		err = wait(m.t.For)
 	}
+	to := m.read()
 	// However slow it is, something has to be measured.
-	for err == nil && m.done.Load() == from.done {
+	for err == nil && to.done <= from.done {
 		err = wait(time.Millisecond)
+		to = m.read()
 	}
-	m.add(from, m.read())
+	m.add(from, to)
 	m.over.Store(true)
 	if err != nil {
 		return err

@@ -58,10 +58,11 @@ func posthornPublish(ctx context.Context, t *task, m *meter) (err error) {
 	var work func() error
 	switch t.How {
 	case howAsync:
+		m.confirmed = func() int64 { return bus.Stats().Published }
 		work = func() error {
 			for i := 1; !m.over.Load(); i++ {
 				made.PublishAsync(ctx, bus, make.payload(i))
-				m.done.Add(1) // confirmed within the next MaxPending
+				m.done.Add(1)
 			}
 			return confirmed(ctx, bus, m.done.Load())
 		}

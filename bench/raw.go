@@ -90,12 +90,13 @@ func rawPublish(ctx context.Context, t *task, m *meter) error {
 	var work func() error
 	switch t.How {
 	case howAsync:
+		m.confirmed = func() int64 { return m.done.Load() - int64(r.js.PublishAsyncPending()) }
 		work = func() error {
 			for i := 0; !m.over.Load(); i++ {
 				if err := r.send(i); err != nil {
 					return err
 				}
-				m.done.Add(1) // confirmed within the next MaxPending
+				m.done.Add(1)
 			}
 			return r.published(ctx)
 		}
