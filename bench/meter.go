@@ -185,23 +185,30 @@ func (m *meter) consuming(ctx context.Context, start, stop func() error) error {
 	if err := start(); err != nil {
 		return err
 	}
+	var limit <-chan time.Time // never, unless there is one
+	if m.t.For > 0 {
+		limit = time.After(m.t.For)
+	}
+	// What is handled beyond the count, since it was under way, does not make the
+	// figures better.
+	count, last := int64(m.t.Count), time.Time{}
 	var err error
 	select {
 	case <-m.all:
+		last = m.epoch.Add(time.Duration(m.lastAt.Load()))
+	case <-limit:
+		count, last = max(1, m.done.Load()), time.Now()
 	case <-ctx.Done():
-		err = fmt.Errorf("%d of %d are handled: %w", m.done.Load(), m.t.Count, ctx.Err())
+		err = fmt.Errorf("%d of %d are handled: %w", m.done.Load(), count, ctx.Err())
 	}
 	err = errors.Join(err, stop())
 	to := m.read()
 	m.m.Total += int(to.done)
-	// What is handled beyond the task's count, since it was under way, does not
-	// make the figures better.
-	to.done = int64(m.t.Count)
+	from.done, to.done = 0, count
 	from.at = m.epoch.Add(time.Duration(m.firstAt.Load()))
 	if m.t.ToLast {
-		to.at = m.epoch.Add(time.Duration(m.lastAt.Load()))
+		to.at = last
 	}
-	from.done = 0
 	m.add(from, to)
 	return errors.Join(err, m.once())
 }

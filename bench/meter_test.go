@@ -102,6 +102,15 @@ func TestConsumingCountsItsTask(t *testing.T) {
 	}
 }
 
+// A consumer that is slow is stopped, and measured by what it has handled.
+func TestConsumingIsBounded(t *testing.T) {
+	m := newMeter(&task{Count: 3, Backlog: 3, For: time.Millisecond, ToLast: true})
+	err := m.consuming(t.Context(), func() error { m.handled(eventID(1)); return nil }, func() error { m.handled(eventID(2)); return nil })
+	if err != nil || m.m.Count != 1 || m.m.Total != 2 || m.m.Elapsed < time.Millisecond/2 {
+		t.Errorf("%v: %+v", err, m.m)
+	}
+}
+
 func TestPublishingCountsItsWindow(t *testing.T) {
 	m := newMeter(&task{Callers: 4, Warm: time.Millisecond, For: 5 * time.Millisecond})
 	var ids []int

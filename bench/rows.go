@@ -97,6 +97,15 @@ func (s rowMaker) duration(d time.Duration) time.Duration {
 	return max(20*time.Millisecond, time.Duration(float64(d)*s.scale))
 }
 
+// limit bounds what may be slow. When all is scaled down to its least, all of it is
+// handled.
+func (s rowMaker) limit(d time.Duration) time.Duration {
+	if s.scale == 0 {
+		return 0
+	}
+	return d
+}
+
 // allRows returns all rows there are, those that cost time and disk and those that
 // are no part of the figures too.
 func allRows(scale float64) []*row {
@@ -309,7 +318,7 @@ func (s rowMaker) keys() *row {
 		id: "consume-keys", section: consuming, what: "few and many keys, 256 B",
 		entries: []entry{
 			many.consume(baseName, posthornClient, backlogs, 0, toLast),
-			one.consume(oneName, posthornClient, backlogs, 0, toLast),
+			one.consume(oneName, posthornClient, backlogs, 0, func(t *task) { t.ToLast, t.For = true, s.limit(3*time.Second) }),
 			most.consume(mostName, posthornClient, backlogs, 0, toLast),
 			many.consume(aloneName, posthornClient, backlogs, 0, alone),
 		},

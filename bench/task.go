@@ -57,7 +57,7 @@ type task struct {
 
 	Callers int           // publish: who wait at a time
 	Warm    time.Duration // publish, pace: before what counts
-	For     time.Duration // publish, pace: what counts
+	For     time.Duration // publish, pace: what counts; consume: stop after that, all or not; 0: when all is handled
 	Rate    int           // pace: a second
 	Count   int           // fill, consume, local: how many
 	Backlog int           // consume: how many wait
