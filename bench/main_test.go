@@ -26,6 +26,8 @@ func TestSmoke(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it builds servers and starts them some hundred times; go test without -short does")
 	}
+	// A client with the race detector would wait a second before it ends.
+	t.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0"))
 	s := &settings{root: "..", dir: t.TempDir(), rounds: 1}
 	var out strings.Builder
 	lab, end, err := s.lab(t.Context(), &out)
