@@ -66,7 +66,16 @@ var (
 	OrderPlaced = posthorn.Define[Placed]("order.placed",
 		posthorn.Key(func(o Placed) string { return o.OrderID }))
 	OrderCancelled = posthorn.Define[Cancelled]("order.cancelled",
-		posthorn.Key(func(o Cancelled) string { return o.OrderID }))
+		posthorn.Key(cancelledKey))
 	OrderAdjusted = posthorn.Define[Adjusted]("order.adjusted",
 		posthorn.Key(func(o Adjusted) string { return o.OrderID }))
 )
+
+// cancelledKey is the order's id where it is known, so that nobody handles a
+// cancellation before the order, or beside it.
+func cancelledKey(o Cancelled) string {
+	if o.Cancels != "" {
+		return o.Cancels
+	}
+	return o.OrderID
+}
