@@ -10,5 +10,5 @@ type Coupon struct {
 }
 
 // CouponIssued is said once of each coupon.
-var CouponIssued = posthorn.Define[Coupon]("coupon.issued",
+var CouponIssued = posthorn.Define[Coupon]("coupon.issued", topic("coupon"),
 	posthorn.Key(func(c Coupon) string { return c.Customer }))

@@ -15,5 +15,5 @@ type Registered struct {
 }
 
 // CustomerRegistered is said once of each customer.
-var CustomerRegistered = posthorn.Define[Registered]("customer.registered",
+var CustomerRegistered = posthorn.Define[Registered]("customer.registered", topic("customer"),
 	posthorn.Key(func(r Registered) string { return r.Customer }))

@@ -10,5 +10,5 @@ type Letter struct {
 }
 
 // LetterSent is said of each letter about an order.
-var LetterSent = posthorn.Define[Letter]("letter.sent",
+var LetterSent = posthorn.Define[Letter]("letter.sent", topic("letter"),
 	posthorn.Key(func(l Letter) string { return l.OrderID }))

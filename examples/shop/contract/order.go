@@ -63,11 +63,11 @@ type Adjusted struct {
 
 // The events of an order. They are in the topic order, as their names say.
 var (
-	OrderPlaced = posthorn.Define[Placed]("order.placed",
+	OrderPlaced = posthorn.Define[Placed]("order.placed", topic("order"),
 		posthorn.Key(func(o Placed) string { return o.OrderID }))
-	OrderCancelled = posthorn.Define[Cancelled]("order.cancelled",
+	OrderCancelled = posthorn.Define[Cancelled]("order.cancelled", topic("order"),
 		posthorn.Key(cancelledKey))
-	OrderAdjusted = posthorn.Define[Adjusted]("order.adjusted",
+	OrderAdjusted = posthorn.Define[Adjusted]("order.adjusted", topic("order"),
 		posthorn.Key(func(o Adjusted) string { return o.OrderID }))
 )
 

@@ -14,6 +14,6 @@ func pointsKey(p Points) string { return p.Customer }
 
 // The events of points.
 var (
-	PointsGiven = posthorn.Define[Points]("points.given", posthorn.Key(pointsKey))
-	PointsTaken = posthorn.Define[Points]("points.taken", posthorn.Key(pointsKey))
+	PointsGiven = posthorn.Define[Points]("points.given", topic("points"), posthorn.Key(pointsKey))
+	PointsTaken = posthorn.Define[Points]("points.taken", topic("points"), posthorn.Key(pointsKey))
 )

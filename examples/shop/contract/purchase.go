@@ -20,6 +20,6 @@ func purchaseKey(p Purchase) string { return p.Customer }
 
 // The events of a purchase.
 var (
-	PurchaseMade     = posthorn.Define[Purchase]("purchase.made", posthorn.Key(purchaseKey))
-	PurchaseReturned = posthorn.Define[Purchase]("purchase.returned", posthorn.Key(purchaseKey))
+	PurchaseMade     = posthorn.Define[Purchase]("purchase.made", topic("purchase"), posthorn.Key(purchaseKey))
+	PurchaseReturned = posthorn.Define[Purchase]("purchase.returned", topic("purchase"), posthorn.Key(purchaseKey))
 )

@@ -10,5 +10,5 @@ type Together struct {
 }
 
 // RecommendationMade is said once of each pair.
-var RecommendationMade = posthorn.Define[Together]("recommendation.made",
+var RecommendationMade = posthorn.Define[Together]("recommendation.made", topic("recommendation"),
 	posthorn.Key(func(t Together) string { return t.A }))

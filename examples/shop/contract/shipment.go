@@ -14,7 +14,7 @@ func shipmentKey(s Shipment) string { return s.OrderID }
 
 // The events of a shipment.
 var (
-	ShipmentSent     = posthorn.Define[Shipment]("shipment.sent", posthorn.Key(shipmentKey))
-	ShipmentStopped  = posthorn.Define[Shipment]("shipment.stopped", posthorn.Key(shipmentKey))
-	ShipmentReturned = posthorn.Define[Shipment]("shipment.returned", posthorn.Key(shipmentKey))
+	ShipmentSent     = posthorn.Define[Shipment]("shipment.sent", topic("shipment"), posthorn.Key(shipmentKey))
+	ShipmentStopped  = posthorn.Define[Shipment]("shipment.stopped", topic("shipment"), posthorn.Key(shipmentKey))
+	ShipmentReturned = posthorn.Define[Shipment]("shipment.returned", topic("shipment"), posthorn.Key(shipmentKey))
 )

@@ -113,10 +113,14 @@ func TestApartInterrupted(t *testing.T) {
 		defer cancel()
 		before := int64(-1)
 		cfg.seen = func(p Progress, _ services) {
-			if before < 0 {
-				before = p.Items
+			var sum int64
+			for _, done := range p.tallies() {
+				sum += done.n
 			}
-			if p.Items > before+more {
+			if before < 0 {
+				before = sum
+			}
+			if sum > before+more {
 				cancel()
 			}
 		}

@@ -26,8 +26,9 @@ const poison = `{"order_id": "POISON", "at": "2011-08-12T14:50:00Z", "lines": [{
 var poisoned = []string{payment.Group, logistics.Group, recommendation.Group, notification.Group}
 
 func publishPoison(ctx context.Context, bus *posthorn.Bus) error {
-	err := bus.Publish(ctx, contract.OrderPlaced.Name(), json.RawMessage(poison), posthorn.WithID(poisonID), posthorn.WithKey("POISON"))
-	if err != nil {
+	till := posthorn.Define[json.RawMessage](contract.OrderPlaced.Name(), posthorn.In(contract.OrderPlaced.Topic()),
+		posthorn.Key(func(json.RawMessage) string { return "POISON" }))
+	if err := till.Publish(ctx, bus, json.RawMessage(poison), posthorn.WithID(poisonID)); err != nil {
 		return fmt.Errorf("publish the poison order: %w", err)
 	}
 	return nil
