@@ -9,6 +9,17 @@ DATA ?=
 # too. BROKER, with it, is serve (posthorn serve, the default) or nats (a NATS server).
 PROCESSES ?=
 BROKER ?=
+# Of make bench: ROW and ROUNDS choose rows and rounds, DIR a disk; QUICK=1, LONG=1,
+# CHECK=1 and STORE=1 are told in docs/benchmarks.md.
+ROW ?=
+ROUNDS ?=
+DIR ?=
+QUICK ?=
+LONG ?=
+CHECK ?=
+STORE ?=
+BENCH_FLAGS = $(if $(ROW),-row '$(ROW)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(DIR),-dir '$(abspath $(DIR))') \
+	$(if $(QUICK),-quick=$(QUICK)) $(if $(LONG),-long=$(LONG)) $(if $(CHECK),-check=$(CHECK)) $(if $(STORE),-store=$(STORE))
 # Further flags for go test, such as ARGS='-run TestDrain -v'.
 ARGS ?=
 
@@ -25,8 +36,8 @@ test: ## run every test of every module with the race detector, and say what was
 	@POSTHORN_DOCS=run POSTHORN_MATRIX=run go run ./internal/cmd/testall -race -count=1 -timeout=30m $(ARGS)
 
 .PHONY: bench
-bench: ## measure publishing and consuming beside the raw client (see docs/performance.md)
-	@scripts/each-module go test -run='^$$' -bench=. -benchmem $(ARGS) ./...
+bench: ## measure beside the raw client and Watermill, and write docs/benchmarks.md (QUICK=1, ROW=name, CHECK=1, STORE=1: see there)
+	@cd bench && go build -o ../.build/bench/bench . && exec ../.build/bench/bench $(BENCH_FLAGS)
 
 .PHONY: lint
 lint: ## check style, vet, staticcheck, tidiness and generated files in every module

@@ -151,7 +151,7 @@ func TestLinks(t *testing.T) {
 
 // folders are those of the root; a code span that begins with one of them is a
 // path, and has to exist.
-var folders = []string{"cmd/", "driver/", "internal/", "docs/", "examples/", "interop/", "scripts/", ".ci/"}
+var folders = []string{"bench/", "cmd/", "driver/", "internal/", "docs/", "examples/", "interop/", "scripts/", ".ci/"}
 
 // TestPaths looks for each path that a document names in a code span.
 func TestPaths(t *testing.T) {

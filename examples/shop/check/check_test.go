@@ -84,7 +84,7 @@ func TestFromFile(t *testing.T) {
 			t.Errorf("%s = %s, want %s", what, exact(pair[0]), exact(pair[1]))
 		}
 	}
-	if s := b.Stock["X"]; len(b.Stock) != 1 || s.Out != 1001 || s.Back != 2 || s.WrittenOff != 3 || len(s.Chain) != 64 {
+	if s := b.Stock["X"]; len(b.Stock) != 1 || s.Out != 1001 || s.Back != 2 || s.Lost != 3 || len(s.Chain) != 64 {
 		t.Errorf("stock: %+v", b.Stock)
 	}
 }

@@ -3,7 +3,9 @@ package check
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 )
@@ -31,19 +33,56 @@ func Compare(file, kept *Books) Table {
 	count("adjustments", "order", file.Adjustments, kept.Adjustments)
 	count("... paid, refunded or booked", "order", file.Settled, kept.Settled)
 	count("... whose goods have moved", "order", file.Moved, kept.Moved)
+	count("steps through the services", "order", file.Heard, kept.Heard)
+
 	money("money captured", file.Captured, kept.Captured)
 	money("money refunded", file.Refunded, kept.Refunded)
 	money("money adjusted", file.Adjusted, kept.Adjusted)
 
-	a, b := file.sum(), kept.sum()
+	a, b := sum(file.Stock), sum(kept.Stock)
 	count("units ordered", "inventory", a.Out, b.Out)
-	count("units written off", "inventory", a.WrittenOff, b.WrittenOff)
+	count("units written off", "inventory", a.Lost, b.Lost)
 	count("units back", "inventory", a.Back, b.Back)
 	count("times short of an item", "inventory", file.Shortages, kept.Shortages)
-	codes, units, chains := file.agree(kept)
-	count("stock codes", "inventory", int64(len(file.Stock)), int64(len(kept.Stock)))
-	count("... whose units agree", "inventory", codes, units)
-	count("... whose order of events agrees", "inventory", codes, chains)
+	count("stock codes", "inventory", size(file.Stock), size(kept.Stock))
+	count("... whose units agree", "inventory", size(file.Stock), agree(file.Stock, kept.Stock, sameUnits))
+	count("... whose order of events agrees", "inventory", size(file.Stock), agree(file.Stock, kept.Stock, sameChain))
+
+	count("parcels sent", "logistics", total(file.Parcels), total(kept.Parcels))
+	count("units in them", "logistics", file.Units, kept.Units)
+	count("countries whose parcels agree", "logistics", size(file.Parcels), agree(file.Parcels, kept.Parcels, same))
+	count("parcels back", "logistics", file.Returns, kept.Returns)
+	count("parcels stopped", "logistics", file.Stopped, kept.Stopped)
+
+	count("customers", "customer", size(file.Customers), size(kept.Customers))
+	count("... whose country agrees", "customer", size(file.Customers), agree(file.Customers, kept.Customers, same))
+	count("customers with a coupon", "coupon", size(file.Coupons), size(kept.Coupons))
+	count("... who are those of the file", "coupon", size(file.Coupons), agree(file.Coupons, kept.Coupons, same))
+
+	a, b = sum(file.Points), sum(kept.Points)
+	count("points given", "points", a.Out, b.Out)
+	count("points taken back", "points", a.Back, b.Back)
+	count("accounts", "points", size(file.Points), size(kept.Points))
+	count("... whose points agree", "points", size(file.Points), agree(file.Points, kept.Points, sameUnits))
+	count("... whose order of events agrees", "points", size(file.Points), agree(file.Points, kept.Points, sameChain))
+
+	count("baskets", "recommendation", file.Baskets, kept.Baskets)
+	count("pairs of goods", "recommendation", size(file.Pairs), size(kept.Pairs))
+	count("... that were bought together as often", "recommendation", size(file.Pairs), agree(file.Pairs, kept.Pairs, same))
+
+	count("letters to customers", "notification", file.Letters, kept.Letters)
+	count("notes to the buyer", "notification", file.Notes, kept.Notes)
+
+	groups := slices.Collect(maps.Keys(file.DeadLetters))
+	for group := range kept.DeadLetters {
+		if _, ok := file.DeadLetters[group]; !ok {
+			groups = append(groups, group)
+		}
+	}
+	slices.Sort(groups)
+	for _, group := range groups {
+		count("dead letters", group, file.DeadLetters[group], kept.DeadLetters[group])
+	}
 	return t
 }
 
@@ -72,38 +111,37 @@ func (t Table) Write(out io.Writer) error {
 	return w.Flush()
 }
 
-func (b *Books) sum() (s Stock) {
-	for _, c := range b.Stock {
-		s.Out += c.Out
-		s.WrittenOff += c.WrittenOff
-		s.Back += c.Back
+func sum(all map[string]History) (s History) {
+	for _, h := range all {
+		s.Out += h.Out
+		s.Lost += h.Lost
+		s.Back += h.Back
 	}
 	return s
 }
 
-// agree counts the stock codes of either, those with the same units in both, and
-// those with the same chain in both.
-func (b *Books) agree(o *Books) (codes, units, chains int64) {
-	codes = int64(len(b.Stock))
-	for code := range o.Stock {
-		if _, ok := b.Stock[code]; !ok {
-			codes++
-		}
+func total(counts map[string]int64) (n int64) {
+	for _, c := range counts {
+		n += c
 	}
-	for code, s := range b.Stock {
-		other, ok := o.Stock[code]
-		if !ok {
-			continue
-		}
-		if s.Out == other.Out && s.WrittenOff == other.WrittenOff && s.Back == other.Back {
-			units++
-		}
-		if s.Chain == other.Chain {
-			chains++
-		}
-	}
-	return codes, units, chains
+	return n
 }
+
+func size[K comparable, V any](m map[K]V) int64 { return int64(len(m)) }
+
+// agree counts the keys of file that kept has as well, with the same value.
+func agree[K comparable, V any](file, kept map[K]V, same func(a, b V) bool) (n int64) {
+	for k, a := range file {
+		if b, ok := kept[k]; ok && same(a, b) {
+			n++
+		}
+	}
+	return n
+}
+
+func same[V comparable](a, b V) bool { return a == b }
+func sameUnits(a, b History) bool    { return a.Out == b.Out && a.Lost == b.Lost && a.Back == b.Back }
+func sameChain(a, b History) bool    { return a.Chain == b.Chain }
 
 // exact writes an amount with three decimals, or as a fraction when these do not
 // hold it.

@@ -15,7 +15,7 @@ func itemKey(i Item) string { return i.StockCode }
 
 // The events of an item.
 var (
-	ItemOrdered    = posthorn.Define[Item]("item.ordered", posthorn.Key(itemKey))
-	ItemWrittenOff = posthorn.Define[Item]("item.written-off", posthorn.Key(itemKey))
-	ItemReturned   = posthorn.Define[Item]("item.returned", posthorn.Key(itemKey))
+	ItemOrdered    = posthorn.Define[Item]("item.ordered", topic("item"), posthorn.Key(itemKey))
+	ItemWrittenOff = posthorn.Define[Item]("item.written-off", topic("item"), posthorn.Key(itemKey))
+	ItemReturned   = posthorn.Define[Item]("item.returned", topic("item"), posthorn.Key(itemKey))
 )

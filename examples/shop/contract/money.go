@@ -42,6 +42,9 @@ func onlyDigits(s string) bool {
 	return s != ""
 }
 
+// Pounds is how many whole pounds the amount holds.
+func (m Money) Pounds() int64 { return int64(m / pound) }
+
 // Times returns the price of n pieces. It panics where the product does not fit:
 // amounts that come from outside are bounded before they are multiplied.
 func (m Money) Times(n int64) Money {

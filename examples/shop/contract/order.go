@@ -63,10 +63,19 @@ type Adjusted struct {
 
 // The events of an order. They are in the topic order, as their names say.
 var (
-	OrderPlaced = posthorn.Define[Placed]("order.placed",
+	OrderPlaced = posthorn.Define[Placed]("order.placed", topic("order"),
 		posthorn.Key(func(o Placed) string { return o.OrderID }))
-	OrderCancelled = posthorn.Define[Cancelled]("order.cancelled",
-		posthorn.Key(func(o Cancelled) string { return o.OrderID }))
-	OrderAdjusted = posthorn.Define[Adjusted]("order.adjusted",
+	OrderCancelled = posthorn.Define[Cancelled]("order.cancelled", topic("order"),
+		posthorn.Key(cancelledKey))
+	OrderAdjusted = posthorn.Define[Adjusted]("order.adjusted", topic("order"),
 		posthorn.Key(func(o Adjusted) string { return o.OrderID }))
 )
+
+// cancelledKey is the order's id where it is known, so that nobody handles a
+// cancellation before the order, or beside it.
+func cancelledKey(o Cancelled) string {
+	if o.Cancels != "" {
+		return o.Cancels
+	}
+	return o.OrderID
+}

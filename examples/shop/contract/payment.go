@@ -12,7 +12,7 @@ func paymentKey(p Payment) string { return p.OrderID }
 
 // The events of a payment.
 var (
-	PaymentCaptured = posthorn.Define[Payment]("payment.captured", posthorn.Key(paymentKey))
-	PaymentRefunded = posthorn.Define[Payment]("payment.refunded", posthorn.Key(paymentKey))
-	PaymentAdjusted = posthorn.Define[Payment]("payment.adjusted", posthorn.Key(paymentKey))
+	PaymentCaptured = posthorn.Define[Payment]("payment.captured", topic("payment"), posthorn.Key(paymentKey))
+	PaymentRefunded = posthorn.Define[Payment]("payment.refunded", topic("payment"), posthorn.Key(paymentKey))
+	PaymentAdjusted = posthorn.Define[Payment]("payment.adjusted", topic("payment"), posthorn.Key(paymentKey))
 )

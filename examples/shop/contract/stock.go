@@ -22,8 +22,8 @@ func goodsKey(g Goods) string { return g.OrderID }
 
 // The events of the stock.
 var (
-	StockReserved  = posthorn.Define[Goods]("stock.reserved", posthorn.Key(goodsKey))
-	StockRestocked = posthorn.Define[Goods]("stock.restocked", posthorn.Key(goodsKey))
-	StockShort     = posthorn.Define[Short]("stock.short",
+	StockReserved  = posthorn.Define[Goods]("stock.reserved", topic("stock"), posthorn.Key(goodsKey))
+	StockRestocked = posthorn.Define[Goods]("stock.restocked", topic("stock"), posthorn.Key(goodsKey))
+	StockShort     = posthorn.Define[Short]("stock.short", topic("stock"),
 		posthorn.Key(func(s Short) string { return s.StockCode }))
 )

@@ -22,6 +22,7 @@ const stopping = time.Minute
 type apart struct {
 	cfg      Config
 	children map[string]*remote // the last one of each service
+	killed   int                // of cfg.Kill
 	ended    chan error         // of the first that ends unasked
 }
 
@@ -48,7 +49,7 @@ func (a *apart) start(ctx context.Context, _ *order.Retail) error {
 		if err := a.run(name); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.cfg.Out, "%-9s   process %d\n", name, a.children[name].process.ID())
+		fmt.Fprintf(a.cfg.Out, "%-14s  process %d\n", name, a.children[name].process.ID())
 	}
 	fmt.Fprintln(a.cfg.Out)
 	late := time.NewTimer(patience)
@@ -86,6 +87,26 @@ func (a *apart) run(name string) error {
 		default:
 		}
 	}()
+	return nil
+}
+
+// disturb kills the next service that is to be killed when its share of the work is
+// done, and starts it again, as whatever runs a service does when it has ended.
+func (a *apart) disturb(share float64) error {
+	if n := len(a.cfg.Kill); a.killed == n || share < float64(a.killed+1)/float64(n+2) {
+		return nil
+	}
+	old := a.children[a.cfg.Kill[a.killed]]
+	a.killed++
+	old.asked.Store(true)
+	if err := old.process.Kill(); err != nil {
+		return err
+	}
+	if err := a.run(old.name); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.cfg.Out, "%-14s  process %d is killed with %.0f %% of the items booked\n%-14s  process %d takes its place\n",
+		old.name, old.process.ID(), 100*share, old.name, a.children[old.name].process.ID())
 	return nil
 }
 

@@ -15,8 +15,11 @@ import (
 	"time"
 
 	"github.com/posthorn/posthorn/examples/shop/inventory"
+	"github.com/posthorn/posthorn/examples/shop/logistics"
+	"github.com/posthorn/posthorn/examples/shop/notification"
 	"github.com/posthorn/posthorn/examples/shop/order"
 	"github.com/posthorn/posthorn/examples/shop/payment"
+	"github.com/posthorn/posthorn/examples/shop/recommendation"
 )
 
 // self is this test binary.
@@ -81,33 +84,18 @@ func TestApart(t *testing.T) {
 		broker func(string) Broker
 		kill   []string
 	}{
-		"serve": {Serve, []string{inventory.Group, order.Group}},
-		"nats":  {NATS, []string{payment.Group}},
+		"serve": {Serve, []string{inventory.Group, order.Group, recommendation.Group}},
+		"nats":  {NATS, []string{notification.Group, logistics.Group}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cfg, out := inProcesses(t, c.broker, t.TempDir(), slice(t, 600/few))
-			killed := 0
-			cfg.seen = func(p Progress, all services) {
-				if killed == len(c.kill) || p.Items <= int64(killed)*p.Orders.Items/3 || p.waiting() == "" {
-					return
-				}
-				a := all.(*apart)
-				old := a.children[c.kill[killed]]
-				killed++
-				old.asked.Store(true)
-				if err := old.process.Kill(); err != nil {
-					t.Error(err)
-				}
-				if err := a.run(old.name); err != nil {
-					t.Error(err)
-				}
-			}
+			cfg.Kill = c.kill
 			if err := Run(t.Context(), cfg); err != nil || !strings.Contains(out.String(), "All equal.") {
 				t.Fatalf("%v\n%s", err, out)
 			}
-			if killed != len(c.kill) {
-				t.Errorf("%d processes were killed in the middle; want %v", killed, c.kill)
+			if n := strings.Count(out.String(), "takes its place"); n != len(c.kill) {
+				t.Errorf("%d processes were killed in the middle; want %v\n%s", n, c.kill, out)
 			}
 			mustBeGone(t, out)
 		})
@@ -125,10 +113,14 @@ func TestApartInterrupted(t *testing.T) {
 		defer cancel()
 		before := int64(-1)
 		cfg.seen = func(p Progress, _ services) {
-			if before < 0 {
-				before = p.Items
+			var sum int64
+			for _, done := range p.tallies() {
+				sum += done.n
 			}
-			if p.Items > before+more {
+			if before < 0 {
+				before = sum
+			}
+			if sum > before+more {
 				cancel()
 			}
 		}

@@ -5,39 +5,69 @@ import (
 	"strings"
 	"time"
 
+	"github.com/posthorn/posthorn/examples/shop/coupon"
+	"github.com/posthorn/posthorn/examples/shop/customer"
+	"github.com/posthorn/posthorn/examples/shop/inventory"
+	"github.com/posthorn/posthorn/examples/shop/logistics"
+	"github.com/posthorn/posthorn/examples/shop/notification"
 	"github.com/posthorn/posthorn/examples/shop/order"
+	"github.com/posthorn/posthorn/examples/shop/payment"
+	"github.com/posthorn/posthorn/examples/shop/points"
+	"github.com/posthorn/posthorn/examples/shop/recommendation"
 )
 
 // Progress is how far each service has come, by its own database.
 type Progress struct {
-	Orders    order.Counts
-	Payments  int64
-	Items     int64
-	Shortages int64
-	Letters   int64
+	Orders      order.Counts
+	Payments    int64
+	Items       int64
+	Sent, Back  int64 // parcels
+	Customers   int64
+	Points      int64 // bookings
+	Coupons     int64
+	Baskets     int64 // that pairs were counted in
+	Recommended int64 // pairs
+	Letters     int64
 }
 
-// waiting says who has not come to the end of what was taken; "" when all have.
-func (p Progress) waiting() string {
-	var w []string
-	wait := func(what string, done, of int64) {
-		if done != of {
-			w = append(w, fmt.Sprintf("%s (%d of %d)", what, done, of))
-		}
+// A tally is what one service has done.
+type tally struct {
+	service string
+	n       int64
+	what    string
+}
+
+// tallies are those of all services, always in the same order.
+func (p Progress) tallies() []tally {
+	return []tally{
+		{order.Group, p.Orders.Published, "orders"},
+		{order.Group, p.Orders.Steps, "steps"},
+		{payment.Group, p.Payments, "payments"},
+		{inventory.Group, p.Items, "items"},
+		{logistics.Group, p.Sent, "parcels"},
+		{customer.Group, p.Customers, "customers"},
+		{points.Group, p.Points, "bookings"},
+		{coupon.Group, p.Coupons, "coupons"},
+		{recommendation.Group, p.Baskets, "baskets"},
+		{notification.Group, p.Letters, "letters"},
 	}
-	o := p.Orders
-	wait("orders to be published", o.Published, o.Taken)
-	wait("payments", p.Payments, o.Taken)
-	wait("items", p.Items, o.Items)
-	wait("orders to hear of their payment", o.Payments, o.Taken)
-	wait("orders to hear of their goods", o.Goods, o.WithGoods)
-	wait("letters", p.Letters, o.Known+p.Shortages)
-	return strings.Join(w, ", ")
 }
 
 // line says how far the shop has come, and how fast since it was before.
 func (p Progress) line(orders int, elapsed time.Duration, before Progress, since time.Duration) string {
-	rate := float64(p.Items-before.Items) / max(since.Seconds(), 1e-3)
-	return fmt.Sprintf("%5.1fs  orders published %d of %d, paid %d, with their goods %d | payments %d | items %d (%.0f/s) | letters %d",
-		elapsed.Seconds(), p.Orders.Published, orders, p.Orders.Payments, p.Orders.Goods, p.Payments, p.Items, rate, p.Letters)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%5.1fs ", elapsed.Seconds())
+	for i, done := range p.tallies() {
+		if i > 0 {
+			b.WriteString(" |")
+		}
+		fmt.Fprintf(&b, " %s %d", done.what, done.n)
+		switch done.what {
+		case "orders":
+			fmt.Fprintf(&b, " of %d", orders)
+		case "items":
+			fmt.Fprintf(&b, " (%.0f/s)", float64(p.Items-before.Items)/max(since.Seconds(), 1e-3))
+		}
+	}
+	return b.String()
 }

@@ -4,4 +4,4 @@ package demo
 
 // few is by how much tests take fewer orders under the race detector, which
 // slows SQLite down by twenty times.
-const few = 6
+const few = 10

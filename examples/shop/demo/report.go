@@ -39,13 +39,14 @@ func (r *run) report(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	differs := r.compare(ctx)
-	if differs != nil && !errors.Is(differs, ErrDiffers) {
-		return differs
-	}
 	dead, err := r.observer.deadLetters(ctx)
 	if err != nil {
 		return err
+	}
+	r.badDay.write(r.Out)
+	differs := r.compare(ctx, dead)
+	if differs != nil && !errors.Is(differs, ErrDiffers) {
+		return differs
 	}
 	r.writeStats(n, dead)
 	if differs != nil {
@@ -57,14 +58,20 @@ func (r *run) report(ctx context.Context) error {
 }
 
 // compare prints the table. The error is ErrDiffers when something is not equal.
-func (r *run) compare(ctx context.Context) error {
+func (r *run) compare(ctx context.Context, dead []posthorn.DeadLetter) error {
 	should, err := check.FromFile(r.Data)
 	if err != nil {
 		return err
 	}
+	for _, group := range poisoned {
+		should.DeadLetters[group]++
+	}
 	is, err := check.FromDatabases(ctx, r.Dir)
 	if err != nil {
 		return err
+	}
+	for _, d := range dead {
+		is.DeadLetters[d.Group]++
 	}
 	table := check.Compare(should, is)
 	fmt.Fprintln(r.Out)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/posthorn/posthorn"
+	"github.com/posthorn/posthorn/examples/shop/notification"
 	"github.com/posthorn/posthorn/examples/shop/order"
 )
 
@@ -51,6 +52,9 @@ type Config struct {
 	Err io.Writer
 	// Hurry is closed when children that are asked to end are to be killed.
 	Hurry <-chan struct{}
+	// Kill names services that are killed in the middle, one after the other, and
+	// started again. It goes with Apart.
+	Kill []string
 
 	seen func(Progress, services) // for tests: is called with each progress
 }
@@ -93,6 +97,8 @@ type services interface {
 	start(ctx context.Context, file *order.Retail) error
 	// failed gets an error that ends the run.
 	failed() <-chan error
+	// disturb does to them what is to happen when a share of the work is done.
+	disturb(share float64) error
 	// health says what they are not healthy for.
 	health(ctx context.Context) []string
 	// finish is called when everything is settled, and returns what they have
@@ -107,7 +113,7 @@ type services interface {
 // when ctx ended before; then a second run with the same Dir, and Keep, goes on.
 // What it has started has ended when it returns.
 func Run(ctx context.Context, cfg Config) (err error) {
-	r := run{Config: cfg.defaults()}
+	r := run{Config: cfg.defaults(), badDay: badDay{outage: outageIn(cfg.Dir)}}
 	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
 		return fmt.Errorf("make the shop's directory: %w", err)
 	}
@@ -123,7 +129,13 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err := r.refuse(ctx); err != nil {
 		return err
 	}
+	if err := r.badDay.outage.plan(); err != nil {
+		return err
+	}
 	if err := r.services.start(ctx, r.file); err != nil {
+		return err
+	}
+	if err := publishPoison(ctx, r.observer.bus); err != nil {
 		return err
 	}
 	if err := r.work(ctx); err != nil {
@@ -143,6 +155,7 @@ type run struct {
 	served   *Served // nil: it is not ours to end
 	services services
 	observer *observer
+	badDay   badDay
 	begun    time.Time
 	took     time.Duration
 }
@@ -160,7 +173,7 @@ func (r *run) open(ctx context.Context) (err error) {
 		if r.served.Note != "" {
 			fmt.Fprintf(r.Out, "  (%s)\n", r.served.Note)
 		}
-		fmt.Fprintf(r.Out, "\n%-9s   process %d (%s)\n", "bus", r.served.Process.ID(), r.served.Name)
+		fmt.Fprintf(r.Out, "\n%-14s  process %d (%s)\n", "bus", r.served.Process.ID(), r.served.Name)
 	} else {
 		fmt.Fprintln(r.Out)
 	}
@@ -235,9 +248,17 @@ func (r *run) refuse(ctx context.Context) error {
 // work returns when the file is imported and all that follows from it is settled.
 func (r *run) work(ctx context.Context) error {
 	r.begun = time.Now()
+	items := 0
+	for _, o := range r.file.Orders {
+		if o.Kind != order.Adjusted {
+			items += len(o.Lines)
+		}
+	}
 	watch := r.watch()
-	tick := time.NewTicker(min(r.Every, 250*time.Millisecond))
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
+	var last Progress
+	var before standing
 	for {
 		select {
 		case <-ctx.Done():
@@ -246,24 +267,41 @@ func (r *run) work(ctx context.Context) error {
 			return err
 		case <-r.brokerEnded():
 			return r.served.Process.Why()
-		case <-tick.C:
-			p, err := r.observer.progress(ctx)
+		case <-next.C:
+		}
+		asked := time.Now()
+		p, err := r.observer.progress(ctx)
+		took := time.Since(asked) // the longer the more there is to count: it is not to be in the way
+		if err != nil {
+			return err
+		}
+		if err := watch(ctx, p); err != nil {
+			return err
+		}
+		r.badDay.look(p)
+		if err := r.services.disturb(float64(p.Items) / float64(items)); err != nil {
+			return err
+		}
+		// Asking the groups costs the broker something: so not before all is still.
+		if p.Orders.Published == int64(len(r.file.Orders)) && p == last {
+			now, err := r.observer.standing(ctx)
 			if err != nil {
 				return err
 			}
-			if err := watch(ctx, p); err != nil {
-				return err
+			if now.done(before, notification.Group) {
+				if err := r.badDay.over(p); err != nil {
+					return err
+				}
 			}
-			if p.Orders.Taken < int64(len(r.file.Orders)) || p.waiting() != "" {
-				continue
-			}
-			lag, err := r.observer.lag(ctx)
-			if err != nil || lag == 0 {
+			if now.done(before, "") {
 				r.took = time.Since(r.begun)
 				fmt.Fprintln(r.Out, p.line(len(r.file.Orders), r.took, Progress{}, r.took))
-				return err
+				return nil
 			}
+			before = now
 		}
+		last = p
+		next.Reset(max(min(r.Every, 250*time.Millisecond), 5*took))
 	}
 }
 
@@ -293,8 +331,8 @@ func (r *run) watch() func(context.Context, Progress) error {
 
 // stuck says what is known of a run that does not come to its end.
 func (r *run) stuck(ctx context.Context, p Progress) error {
-	lag, err := r.observer.lag(ctx)
-	text := fmt.Sprintf("nothing has moved for %v; waiting for: %s; not settled by the groups: %d events", r.Patience, p.waiting(), lag)
+	open, err := r.observer.standing(ctx)
+	text := fmt.Sprintf("nothing has moved for %v; %d of %d orders are published; not settled by the groups: %v", r.Patience, p.Orders.Published, len(r.file.Orders), open)
 	for _, reason := range r.services.health(ctx) {
 		text += "; " + reason
 	}

@@ -19,6 +19,10 @@ import (
 	"time"
 
 	_ "modernc.org/sqlite"
+
+	"github.com/posthorn/posthorn"
+	"github.com/posthorn/posthorn/examples/shop/notification"
+	"github.com/posthorn/posthorn/examples/shop/order"
 )
 
 // part is the file that ships with the shop.
@@ -119,7 +123,7 @@ func TestMemory(t *testing.T) {
 		t.Run(shape, func(t *testing.T) {
 			t.Parallel()
 			text := mustEqual(t, Config{URL: "memory:shop-" + shape + "?shape=" + shape, Dir: t.TempDir(), Data: slice(t, 300/few)})
-			for _, want := range []string{"1 events became dead letters", "A563185"} {
+			for _, want := range []string{"5 events became dead letters", "A563185", "POISON"} {
 				if !strings.Contains(text, want) {
 					t.Errorf("the report lacks %q:\n%s", want, text)
 				}
@@ -135,26 +139,56 @@ func TestEmbedded(t *testing.T) {
 	mustEqual(t, Config{Dir: t.TempDir(), Data: slice(t, 600/few)})
 }
 
-// TestTampered changes one thing in a database, and wants the table to say so.
+// TestTampered changes one thing in a database after the other, and wants the table
+// to say so.
 func TestTampered(t *testing.T) {
 	t.Parallel()
-	dir, data := t.TempDir(), slice(t, 10)
-	cfg := Config{Dir: dir, Data: data}
-	mustEqual(t, cfg)
+	dir, data := t.TempDir(), slice(t, 30)
+	mustEqual(t, Config{Dir: dir, Data: data})
+	dead := []posthorn.DeadLetter{{Meta: posthorn.Meta{Group: notification.Group}}} // of A563185
+	for _, group := range poisoned {
+		dead = append(dead, posthorn.DeadLetter{Meta: posthorn.Meta{Group: group}})
+	}
+	compare := func(dead []posthorn.DeadLetter) (string, error) {
+		out := &output{}
+		r := run{Config: Config{Dir: dir, Data: data, Out: out, Log: quiet}}
+		err := r.compare(t.Context(), dead)
+		return out.String(), err
+	}
+	differs := func(what string, dead []posthorn.DeadLetter) {
+		if text, err := compare(dead); !errors.Is(err, ErrDiffers) || !strings.Contains(text, "NOT EQUAL") {
+			t.Errorf("%s: %v\n%s", what, err, text)
+		}
+	}
+	if text, err := compare(dead); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	differs("a dead letter is missing", dead[1:])
+	differs("a dead letter too many", append(dead, posthorn.DeadLetter{Meta: posthorn.Meta{Group: order.Group}}))
 	for _, c := range []struct{ file, change, undo string }{
 		{"payment.db", "update payments set amount = amount + 1 where order_id = '536365'", "update payments set amount = amount - 1 where order_id = '536365'"},
 		{"order.db", "update orders set kind = 'adjusted' where id = '536366'", "update orders set kind = 'placed' where id = '536366'"},
+		{"order.db", "update steps set detail = '1.000' where order_id = '536366' and type = 'payment.captured'", "update steps set detail = '22.200' where order_id = '536366' and type = 'payment.captured'"},
+		{"order.db", "insert into steps select order_id, 'another', type, service, at, detail from steps where order_id = '536366' and type = 'points.given'", "delete from steps where event = 'another'"},
 		{"inventory.db", "update stock set returned = returned + 1, ordered = ordered + 1 where code = '85123A'", "update stock set returned = returned - 1, ordered = ordered - 1 where code = '85123A'"},
+		{"logistics.db", "update parcels set country = 'Utopia' where order_id = '536365'", "update parcels set country = 'United Kingdom' where order_id = '536365'"},
+		{"logistics.db", "update parcels set units = units + 1 where order_id = '536365'", "update parcels set units = units - 1 where order_id = '536365'"},
+		{"customer.db", "update customers set country = 'Utopia' where id = '17850'", "update customers set country = 'United Kingdom' where id = '17850'"},
+		{"coupon.db", "update coupons set customer = '1' where customer = '17850'", "update coupons set customer = '17850' where customer = '1'"},
+		{"points.db", "update accounts set given = given + 1 where customer = '17850'", "update accounts set given = given - 1 where customer = '17850'"},
+		{"recommendation.db", "update pairs set orders = orders + 1 where a = '22632' and b = '22633'", "update pairs set orders = orders - 1 where a = '22632' and b = '22633'"},
+		{"notification.db", "update letters set to_whom = 'buyer' where event = (select min(event) from letters where to_whom != 'buyer')", "update letters set to_whom = '1' where event = (select min(event) from letters)"},
 		{"inventory.db", "update stock set chain = zeroblob(32) where code = '71053'", ""},
+		{"points.db", "update accounts set chain = zeroblob(32) where customer = '17850'", ""},
 	} {
 		tamper(t, filepath.Join(dir, c.file), c.change)
-		out := &output{}
-		r := run{Config: Config{Dir: dir, Data: data, Out: out, Log: quiet}}
-		if err := r.compare(t.Context()); !errors.Is(err, ErrDiffers) || !strings.Contains(out.String(), "NOT EQUAL") {
-			t.Errorf("%s: %v\n%s", c.change, err, out)
+		differs(c.change, dead)
+		if c.undo == "" {
+			return
 		}
-		if c.undo != "" {
-			tamper(t, filepath.Join(dir, c.file), c.undo)
+		tamper(t, filepath.Join(dir, c.file), c.undo)
+		if text, err := compare(dead); err != nil {
+			t.Fatalf("%s, and undone: %v\n%s", c.change, err, text)
 		}
 	}
 }
@@ -234,19 +268,19 @@ func TestKill(t *testing.T) {
 	mustEqual(t, Config{Dir: dir, Keep: true, Data: data})
 }
 
-// busy tells from a line of progress whether the run is in its middle: the goods
-// of some orders are reserved, and of more than the round before.
+// busy tells from a line of progress whether the run is in its middle: some payments
+// are made, and more than the round before.
 func busy(line string, round int) bool {
-	of, _, goods, ok := counts(line)
-	return ok && goods > round*of/3 && goods < of-10
+	of, _, payments, ok := counts(line)
+	return ok && payments > round*of/3 && payments < of-10
 }
 
 // counts reads a line of progress.
-func counts(line string) (of, published, goods int, ok bool) {
+func counts(line string) (of, published, payments int, ok bool) {
 	var seconds float64
-	var paid int
-	_, err := fmt.Sscanf(strings.TrimSpace(line), "%fs orders published %d of %d, paid %d, with their goods %d", &seconds, &published, &of, &paid, &goods)
-	return of, published, goods, err == nil
+	var steps int
+	_, err := fmt.Sscanf(strings.TrimSpace(line), "%fs orders %d of %d | steps %d | payments %d", &seconds, &published, &of, &steps, &payments)
+	return of, published, payments, err == nil
 }
 
 func TestRefused(t *testing.T) {

@@ -15,15 +15,25 @@ import (
 	_ "github.com/posthorn/posthorn/driver/embedded"  // embedded:
 	_ "github.com/posthorn/posthorn/driver/jetstream" // nats:
 	_ "github.com/posthorn/posthorn/driver/memory"    // memory:
+	"github.com/posthorn/posthorn/examples/shop/coupon"
+	"github.com/posthorn/posthorn/examples/shop/customer"
 	"github.com/posthorn/posthorn/examples/shop/inventory"
-	"github.com/posthorn/posthorn/examples/shop/notifier"
+	"github.com/posthorn/posthorn/examples/shop/logistics"
+	"github.com/posthorn/posthorn/examples/shop/notification"
 	"github.com/posthorn/posthorn/examples/shop/order"
 	"github.com/posthorn/posthorn/examples/shop/payment"
+	"github.com/posthorn/posthorn/examples/shop/points"
+	"github.com/posthorn/posthorn/examples/shop/recommendation"
 )
+
+const nServices = 9
 
 // Names are the names of the services, in the order in which they are started.
 // Each is the name of the service's group too.
-var Names = []string{order.Group, payment.Group, inventory.Group, notifier.Group}
+var Names = [nServices]string{
+	order.Group, payment.Group, inventory.Group, logistics.Group, customer.Group,
+	points.Group, coupon.Group, recommendation.Group, notification.Group,
+}
 
 // A hosted service has a bus and a database of its own, whether it has a process
 // of its own or not.
@@ -56,7 +66,7 @@ func openService(ctx context.Context, name string, cfg Config) (*hosted, error) 
 }
 
 func openOn(ctx context.Context, bus *posthorn.Bus, name string, cfg Config) (service, error) {
-	file := database(cfg.Dir, name)
+	file, inOrder := database(cfg.Dir, name), inOrderFaults(cfg)
 	switch name {
 	case order.Group:
 		return order.Open(ctx, bus, order.Config{
@@ -64,12 +74,22 @@ func openOn(ctx context.Context, bus *posthorn.Bus, name string, cfg Config) (se
 	case payment.Group:
 		return payment.Open(ctx, bus, payment.Config{Database: file, Gateway: &payment.Sandbox{Busy: 50}})
 	case inventory.Group:
-		return inventory.Open(ctx, bus, inventory.Config{Database: file, Middleware: inventoryFaults(cfg)})
-	case notifier.Group:
-		return notifier.Open(ctx, bus, notifier.Config{
-			Database: file, Mail: &notifier.Greylist{Every: 200, Times: lettersRetry.Attempts + 1}, Retry: lettersRetry})
+		return inventory.Open(ctx, bus, inventory.Config{Database: file, Middleware: inOrder})
+	case logistics.Group:
+		return logistics.Open(ctx, bus, logistics.Config{Database: file, Middleware: []posthorn.Middleware{failFirst(500)}})
+	case customer.Group:
+		return customer.Open(ctx, bus, customer.Config{Database: file, Middleware: []posthorn.Middleware{failFirst(200)}})
+	case points.Group:
+		return points.Open(ctx, bus, points.Config{Database: file, Middleware: inOrder})
+	case coupon.Group:
+		return coupon.Open(ctx, bus, coupon.Config{Database: file, Middleware: []posthorn.Middleware{failFirst(200)}})
+	case recommendation.Group:
+		return recommendation.Open(ctx, bus, recommendation.Config{Database: file, Middleware: []posthorn.Middleware{failFirst(500)}})
+	case notification.Group:
+		return notification.Open(ctx, bus, notification.Config{Database: file, Retry: lettersRetry, Again: 100 * time.Millisecond,
+			Mail: &provider{Mail: &notification.Greylist{Every: 200, Times: lettersRetry.Attempts + 1}, outage: outageIn(cfg.Dir)}})
 	}
-	return nil, fmt.Errorf("there is no service %q; there are %s", name, strings.Join(Names, ", "))
+	return nil, fmt.Errorf("there is no service %q; there are %s", name, strings.Join(Names[:], ", "))
 }
 
 func database(dir, name string) string { return filepath.Join(dir, name+".db") }
@@ -132,8 +152,8 @@ const (
 // that.
 func RunService(ctx context.Context, name string, cfg Config) (err error) {
 	cfg = cfg.defaults()
-	if !slices.Contains(Names, name) || name != order.Group && (cfg.Data != "" || cfg.Serve != nil) {
-		return fmt.Errorf("service %q: there are %s, and the first one imports files and serves the order API", name, strings.Join(Names, ", "))
+	if !slices.Contains(Names[:], name) || name != order.Group && (cfg.Data != "" || cfg.Serve != nil) {
+		return fmt.Errorf("service %q: there are %s, and the first one imports files and serves the order API", name, strings.Join(Names[:], ", "))
 	}
 	var file *order.Retail
 	if cfg.Data != "" {

@@ -54,6 +54,9 @@ func (t *together) start(ctx context.Context, file *order.Retail) error {
 
 func (t *together) failed() <-chan error { return t.importErr }
 
+// disturb does nothing: who kills one service in this process kills all.
+func (t *together) disturb(float64) error { return nil }
+
 func (t *together) health(ctx context.Context) (reasons []string) {
 	for _, s := range t.services {
 		for _, r := range s.bus.Health(ctx).Reasons {

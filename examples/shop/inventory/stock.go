@@ -1,14 +1,13 @@
 package inventory
 
 import (
-	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"fmt"
 
 	"github.com/posthorn/posthorn"
 	"github.com/posthorn/posthorn/examples/shop/contract"
+	"github.com/posthorn/posthorn/examples/shop/internal/chain"
 	"github.com/posthorn/posthorn/examples/shop/internal/store"
 )
 
@@ -56,9 +55,7 @@ func (l *level) move(m movement, i contract.Item) {
 	case returned:
 		l.returned += i.Quantity
 	}
-	link := fmt.Appendf(l.chain, "%s %s %d %d\n", m, i.OrderID, i.Line, i.Quantity)
-	sum := sha256.Sum256(link)
-	l.chain = sum[:]
+	l.chain = chain.Next(l.chain, "%s %s %d %d", m, i.OrderID, i.Line, i.Quantity)
 }
 
 // An outcome is what the others are told of a booking; mostly nothing.

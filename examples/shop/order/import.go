@@ -7,10 +7,10 @@ import (
 	"github.com/posthorn/posthorn/examples/shop/internal/store"
 )
 
-// importBatch is how many orders are taken in and published at a time.
+// importBatch is how many orders are placed at a time.
 const importBatch = 200
 
-// Import takes in the orders of a file and publishes them, in the file's order.
+// Import places the orders of a file, in the file's order.
 // What an earlier run has done is not done again. When ctx ends, it finishes the
 // orders that it has begun with and returns the context's error.
 //
@@ -25,10 +25,7 @@ func (s *Service) Import(ctx context.Context, file *Retail) error {
 			return err
 		}
 		n := min(importBatch, len(rest))
-		if _, err := s.Accept(finish, FromFile, rest[:n]...); err != nil {
-			return err
-		}
-		if err := s.Publish(finish); err != nil {
+		if _, err := s.Place(finish, FromFile, rest[:n]...); err != nil {
 			return err
 		}
 		rest = rest[n:]

@@ -4,8 +4,6 @@
 package order
 
 import (
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/posthorn/posthorn/examples/shop/contract"
@@ -32,15 +30,6 @@ type Order struct {
 	Lines    contract.Lines `json:"lines"`
 }
 
-// A Status is how far an order has come.
-type Status struct {
-	Order
-	Total     contract.Money  `json:"total"`
-	Published bool            `json:"published"`       // the other services have been told, or will be
-	Paid      *contract.Money `json:"paid,omitempty"`  // captured, refunded or adjusted
-	Goods     string          `json:"goods,omitempty"` // "reserved" or "restocked"
-}
-
 // A Source says where orders come from.
 type Source string
 
@@ -48,13 +37,6 @@ type Source string
 const (
 	FromFile Source = "file"
 	FromHTTP Source = "http"
-)
-
-// Errors of taking orders. What the service returns wraps them and says more.
-var (
-	ErrInvalid  = errors.New("the order is not valid")
-	ErrNotFound = errors.New("no such order")
-	ErrRepeated = errors.New("the order is there already")
 )
 
 // Limits that keep an order's event far below a bus's 1 MiB and its sums inside
@@ -68,11 +50,11 @@ const (
 	maxDocument    = 900 << 10
 )
 
-// check holds an order from a file to what the other services can take. The
-// dirt that the file is known for passes; see the shop's README.
+// check holds an order to what the other services can take, wherever it comes from.
+// The dirt that the file is known for passes; see the shop's README.
 func (o Order) check() error {
 	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w: order %q: "+format, append([]any{ErrInvalid, o.ID}, args...)...)
+		return refuse(Invalid, "order %q: "+format, append([]any{o.ID}, args...)...)
 	}
 	switch {
 	case o.ID == "" || len(o.ID) > maxText:

@@ -86,13 +86,13 @@ func TestEventID(t *testing.T) {
 	t.Parallel()
 	o := Order{ID: "536365", At: time.Date(2010, 12, 1, 8, 26, 0, 0, time.UTC)}
 	later := Order{ID: "536365", At: o.At.Add(time.Minute)}
-	if a, b := eventID(o, 1), eventID(o, 1); a != b {
+	if a, b := eventID(o, "1"), eventID(o, "1"); a != b {
 		t.Errorf("the same line has ids %s and %s", a, b)
 	}
-	if eventID(o, 1) == eventID(o, 2) || eventID(o, 1) == eventID(Order{ID: "536366", At: o.At}, 1) {
+	if eventID(o, "1") == eventID(o, "2") || eventID(o, "1") == eventID(Order{ID: "536366", At: o.At}, "1") {
 		t.Error("different lines have the same id")
 	}
-	if a, b := eventID(o, 9), eventID(later, 1); len(a) != 36 || a[14] != '7' || a >= b {
+	if a, b := eventID(o, "9"), eventID(later, "1"); len(a) != 36 || a[14] != '7' || a >= b {
 		t.Errorf("%s and %s: UUIDv7 in the order of time are expected", a, b)
 	}
 }

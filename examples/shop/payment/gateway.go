@@ -3,10 +3,10 @@ package payment
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"sync"
 
 	"github.com/posthorn/posthorn/examples/shop/contract"
+	"github.com/posthorn/posthorn/examples/shop/internal/chance"
 )
 
 // A Gateway moves money outside of the shop. Calls with one key move it once.
@@ -38,9 +38,7 @@ func (s *Sandbox) Capture(_ context.Context, key string, _ contract.Money) error
 func (s *Sandbox) Refund(_ context.Context, key string, _ contract.Money) error { return s.answer(key) }
 
 func (s *Sandbox) answer(key string) error {
-	h := fnv.New32a()
-	h.Write([]byte(key))
-	if s.Busy == 0 || h.Sum32()%s.Busy != 0 {
+	if !chance.OneIn(s.Busy, key) {
 		return nil
 	}
 	if _, asked := s.asked.LoadOrStore(key, true); !asked {

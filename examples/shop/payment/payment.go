@@ -5,10 +5,13 @@ package payment
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/posthorn/posthorn"
 	"github.com/posthorn/posthorn/examples/shop/contract"
+	"github.com/posthorn/posthorn/examples/shop/internal/service"
 	"github.com/posthorn/posthorn/examples/shop/internal/store"
 )
 
@@ -31,17 +34,16 @@ type Config struct {
 
 // A Service moves money.
 type Service struct {
+	service.Base
 	bus     *posthorn.Bus
 	store   *store.Store
 	gateway Gateway
-	group   *posthorn.Group
 }
 
 // Group is the name of the service's group on the bus.
 const Group = "payment"
 
-// Open opens the service's database and declares its handlers. The caller closes
-// the bus, after the service.
+// Open opens the service's database and declares its handlers.
 func Open(ctx context.Context, bus *posthorn.Bus, cfg Config) (*Service, error) {
 	st, err := store.Open(ctx, cfg.Database, schema)
 	if err != nil {
@@ -50,28 +52,43 @@ func Open(ctx context.Context, bus *posthorn.Bus, cfg Config) (*Service, error) 
 	if cfg.Gateway == nil {
 		cfg.Gateway = &Sandbox{}
 	}
-	s := &Service{bus: bus, store: st, gateway: cfg.Gateway}
-	s.group = bus.Group(Group, posthorn.GroupConfig{Concurrency: 128, Middleware: cfg.Middleware})
-	contract.OrderPlaced.Handle(s.group, func(ctx context.Context, e *posthorn.Event[contract.Placed]) error {
-		return s.settle(ctx, &e.Meta, captured, contract.Payment{OrderID: e.Data.OrderID, Amount: e.Data.Lines.Total()})
-	})
-	contract.OrderCancelled.Handle(s.group, func(ctx context.Context, e *posthorn.Event[contract.Cancelled]) error {
-		return s.settle(ctx, &e.Meta, refunded, contract.Payment{OrderID: e.Data.OrderID, Amount: e.Data.Lines.Total()})
-	})
-	contract.OrderAdjusted.Handle(s.group, func(ctx context.Context, e *posthorn.Event[contract.Adjusted]) error {
-		return s.settle(ctx, &e.Meta, adjusted, contract.Payment{OrderID: e.Data.OrderID, Amount: e.Data.Lines.Total()})
-	})
+	group := bus.Group(Group, posthorn.GroupConfig{Concurrency: 128, Middleware: cfg.Middleware})
+	s := &Service{Base: service.New(group, st), bus: bus, store: st, gateway: cfg.Gateway}
+	contract.OrderPlaced.Handle(group, s.placed)
+	contract.OrderCancelled.Handle(group, s.cancelled)
+	contract.OrderAdjusted.Handle(group, s.adjusted)
 	return s, nil
 }
 
-// Start begins to handle events.
-func (s *Service) Start(ctx context.Context) error { return s.group.Start(ctx) }
+func (s *Service) placed(ctx context.Context, e *posthorn.Event[contract.Placed]) error {
+	return s.settle(ctx, &e.Meta, captured, contract.Payment{OrderID: e.Data.OrderID, Amount: e.Data.Lines.Total()})
+}
 
-// Stop lets handlers that run finish and handles no more events.
-func (s *Service) Stop(ctx context.Context) error { return s.group.Stop(ctx) }
+// errNotCaptured: the order comes before its cancellation, since both have one
+// key, but not if its capture has failed so often that it is tried again late.
+var errNotCaptured = errors.New("it is cancelled and not paid for yet")
 
-// Close closes the database.
-func (s *Service) Close() error { return s.store.Close() }
+func (s *Service) cancelled(ctx context.Context, e *posthorn.Event[contract.Cancelled]) error {
+	if e.Data.Cancels != "" {
+		switch ok, err := s.captured(ctx, e.Data.Cancels); {
+		case err != nil:
+			return err
+		case !ok:
+			return posthorn.RetryAfter(fmt.Errorf("order %s: %w", e.Data.Cancels, errNotCaptured), 5*time.Second)
+		}
+	}
+	return s.settle(ctx, &e.Meta, refunded, contract.Payment{OrderID: e.Data.OrderID, Amount: e.Data.Lines.Total()})
+}
+
+func (s *Service) adjusted(ctx context.Context, e *posthorn.Event[contract.Adjusted]) error {
+	return s.settle(ctx, &e.Meta, booked, contract.Payment{OrderID: e.Data.OrderID, Amount: e.Data.Lines.Total()})
+}
+
+// captured tells whether an order is paid for.
+func (s *Service) captured(ctx context.Context, order string) (ok bool, err error) {
+	err = s.store.DB().QueryRowContext(ctx, "select count(*) from payments where order_id = ? and kind = 'captured'", order).Scan(&ok)
+	return ok, err
+}
 
 // A movement is a way for money to go.
 type movement struct {
@@ -84,7 +101,7 @@ var (
 	captured = movement{"captured", contract.PaymentCaptured, Gateway.Capture}
 	refunded = movement{"refunded", contract.PaymentRefunded, Gateway.Refund}
 	// An adjustment is in the books only: the gateway has nothing to do with it.
-	adjusted = movement{"adjusted", contract.PaymentAdjusted, nil}
+	booked = movement{"adjusted", contract.PaymentAdjusted, nil}
 )
 
 // settle moves the money, writes it down and tells the others, in this order. It

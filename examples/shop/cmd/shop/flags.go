@@ -34,7 +34,7 @@ func parse(args []string) (f flags, err error) {
 	set.BoolVar(&f.processes, "processes", false, "run each service in a process of its own, on one of -posthorn, -nats and -url")
 	set.StringVar(&f.posthorn, "posthorn", "", "with -processes: run this `program` posthorn with serve, in a process of its own,\nand the services on it")
 	set.StringVar(&f.nats, "nats", "", "with -processes: the same with this `program` nats-server")
-	set.StringVar(&f.service, "service", "", "run the service of this `name` alone until SIGTERM or Ctrl-C, on -url, in -dir; it\nis one of "+strings.Join(demo.Names, ", ")+", and order imports -data\nwhere that is given")
+	set.StringVar(&f.service, "service", "", "run the service of this `name` alone until SIGTERM or Ctrl-C, on -url, in -dir; it\nis one of "+strings.Join(demo.Names[:], ", ")+", and order imports -data\nwhere that is given")
 	set.BoolVar(&f.keep, "keep", false, "with -service: as in a run with -dir, fail less on purpose")
 	set.Usage = func() {
 		fmt.Fprintln(set.Output(), "The example shop: imports a file of orders and compares the books of its services with it.\n\nUsage: shop [flags]\n\nFlags:")

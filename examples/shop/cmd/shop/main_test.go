@@ -59,7 +59,7 @@ func TestDemo(t *testing.T) {
 		t.Errorf("status %d", status)
 	}
 	for _, want := range []string{"All equal.", "2,546", "491", "1,268,699.550", "128,263.200", "-11,062.060", "3,466",
-		"1 invoices not in one piece", "4 invoices with two dates", "1 events became dead letters", "order.adjusted of A563185"} {
+		"1 invoices not in one piece", "4 invoices with two dates", "5 events became dead letters", "order.adjusted of A563185", "order.placed of POISON", "942,318", "notification         50 ->      50 letters"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the output lacks %q", want)
 		}

@@ -155,6 +155,25 @@ func (t *Tx) Get(query string, args []any, dest ...any) error {
 	return nil
 }
 
+// Each runs a query and calls fn with each row's Scan.
+func (t *Tx) Each(query string, args []any, fn func(scan func(...any) error) error) (err error) {
+	s, err := t.prepare(query)
+	if err != nil {
+		return err
+	}
+	rows, err := s.Query(args...)
+	if err != nil {
+		return fmt.Errorf("%s: %w", query, err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		if err := fn(rows.Scan); err != nil {
+			return fmt.Errorf("%s: %w", query, err)
+		}
+	}
+	return rows.Err()
+}
+
 func (t *Tx) prepare(query string) (*sql.Stmt, error) {
 	if s := t.stmts[query]; s != nil {
 		return s, nil

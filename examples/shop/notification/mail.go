@@ -1,17 +1,23 @@
-package notifier
+package notification
 
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"sync"
+
+	"github.com/posthorn/posthorn/examples/shop/internal/chance"
 )
 
-// Mail sends letters.
+// Mail is the provider that sends the letters.
 type Mail interface {
-	// Send sends one. The key is the same whenever the same letter is sent.
+	// Send sends one. The key is the same whenever the same letter is sent. The
+	// error is ErrAway when no letter can be sent, and another one when this letter
+	// cannot.
 	Send(ctx context.Context, key, to, subject string) error
 }
+
+// ErrAway: the provider takes no letters at all. The service waits for it.
+var ErrAway = errors.New("the mail provider is away")
 
 // ErrLater is a mail server's word to those whom it has not seen before.
 var ErrLater = errors.New("greylisted, try again later")
@@ -31,9 +37,7 @@ var _ Mail = (*Greylist)(nil)
 
 // Send takes a letter or turns it away.
 func (g *Greylist) Send(_ context.Context, key, _, _ string) error {
-	h := fnv.New32a()
-	h.Write([]byte(key))
-	if g.Every == 0 || h.Sum32()%g.Every != 0 {
+	if !chance.OneIn(g.Every, key) {
 		return nil
 	}
 	g.mu.Lock()
