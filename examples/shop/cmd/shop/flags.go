@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/posthorn/posthorn/examples/shop/demo"
+	"github.com/posthorn/posthorn/examples/shop/inventory"
 )
 
 type flags struct {
@@ -109,7 +110,8 @@ func (f *flags) again() string {
 	return "go run ./shop/cmd/shop " + strings.Join(f.args, " ")
 }
 
-// apart has each service run by this program, in a process of its own.
+// apart has each service run by this program, in a process of its own. One of them is
+// killed on the way: the one whose books would tell if it had lost its place.
 func (f *flags) apart(cfg *demo.Config) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -121,6 +123,7 @@ func (f *flags) apart(cfg *demo.Config) error {
 	case f.nats != "":
 		cfg.Broker = demo.NATS(f.nats)
 	}
+	cfg.Kill = []string{inventory.Group}
 	cfg.Apart = func(name string, cfg demo.Config) *exec.Cmd {
 		args := []string{"-service", name, "-url", cfg.URL, "-dir", cfg.Dir}
 		if cfg.Keep {

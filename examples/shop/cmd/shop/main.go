@@ -116,8 +116,12 @@ func serve(ctx context.Context, addr string, orders *order.Service) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "\nThe order API is on http://%s; Ctrl-C ends it. For example:\n"+
-		"  curl -d '{\"customer\": \"17850\", \"lines\": [{\"stock_code\": \"85123A\", \"quantity\": 2, \"unit_price\": \"2.55\"}]}' http://%s/orders\n", l.Addr(), l.Addr())
+	fmt.Fprintf(os.Stderr, `
+The order API is on http://%[1]s; Ctrl-C ends it. For example:
+  curl -d '{"id": "W1", "customer": "17850", "lines": [{"stock_code": "85123A", "quantity": 2, "unit_price": "2.55"}]}' http://%[1]s/orders
+  curl http://%[1]s/orders/W1
+  curl -X POST http://%[1]s/orders/W1/cancel
+`, l.Addr())
 	srv := &http.Server{Handler: orders.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
