@@ -32,6 +32,7 @@ const (
 	howBatch      = "batch"      // batches, one after the other
 	howTuned      = "tuned"      // with the settings that were found to be best
 	howTyped      = "typed"      // the data is decoded
+	howPush       = "push"       // Watermill's other package for JetStream
 	howPersistent = "persistent" // kept for who subscribes later
 )
 
@@ -77,7 +78,7 @@ type task struct {
 
 // The raw client's settings that were found to be best; see the rows named tune-.
 const (
-	tunedMaxPending    = 1000
+	tunedMaxPending    = 4000
 	tunedPullMax       = 5000
 	tunedMaxAckPending = 20_000
 )
