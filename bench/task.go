@@ -12,6 +12,7 @@ const (
 	posthornClient = "posthorn"
 	rawClient      = "raw"
 	watermill      = "watermill"
+	nobody         = "nobody"
 )
 
 // What there is to do.
@@ -23,6 +24,7 @@ const (
 	workHold    = "hold"    // hold as much of what waits as is taken in, for the memory
 	workStart   = "start"   // from nothing to the first one handled
 	workLocal   = "local"   // publish and handle within the process, without a broker
+	workSleep   = "sleep"   // what handlers that sleep come to when they do nothing else
 )
 
 // How it is done, where there are several ways.
