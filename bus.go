@@ -33,6 +33,8 @@ type Bus struct {
 	handles chan struct{}
 	work    sync.WaitGroup
 
+	known sync.Map // the open topics of types that were published, by *typeDef
+
 	mu     sync.Mutex
 	closed bool
 	types  map[string]*typeDef
@@ -171,6 +173,7 @@ func (b *Bus) close(ctx context.Context) error {
 		writers, delays = append(writers, d.writer), append(delays, d)
 	}
 	b.mu.Unlock()
+	b.known.Clear() // what is published from now on is refused where the bus is looked at
 	b.pendings.close(ctx)
 	for _, w := range writers {
 		w.close()

@@ -229,8 +229,8 @@ func (d *delayed) store(batch []*pendingEvent, deadline time.Time) {
 func (d *delayed) put(ctx context.Context, batch []*pendingEvent) (again []*pendingEvent) {
 	ops := make([]driver.LaneOp, len(batch))
 	for i, e := range batch {
-		ops[i].Entry = delay.Entry(e.msg, e.due)
-		ops[i].Entry.Rev = e.over
+		ops[i].Entry = delay.Entry(e.msg, e.rare.due)
+		ops[i].Entry.Rev = e.rare.over
 	}
 	all := d.lane.Apply(ctx, ops)
 	if slices.ContainsFunc(ops, func(o driver.LaneOp) bool { return o.Err != nil }) {
@@ -244,7 +244,7 @@ func (d *delayed) put(ctx context.Context, batch []*pendingEvent) (again []*pend
 		}
 		if errors.Is(err, driver.ErrConflict) {
 			s, ok := stands[ops[i].Entry.Name]
-			if e.over = s.cancelled; !ok || e.over != 0 {
+			if e.rare.over = s.cancelled; !ok || e.rare.over != 0 {
 				again = append(again, e)
 				continue
 			}

@@ -114,7 +114,7 @@ func (p *Pending) Wait(ctx context.Context) error {
 // kept waiting.
 func (p *Pending) settled() {
 	for i := range p.results {
-		if p.results[i].State != Stored || p.events[i].onResult != nil {
+		if p.results[i].State != Stored || p.events[i].rare != nil {
 			go p.conclude() // it may ask the broker, and calls the user's functions
 			return
 		}

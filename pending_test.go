@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -176,38 +177,43 @@ func TestAsyncKeepsOrder(t *testing.T) {
 	}
 }
 
+// many makes events enough for a batch beside the one that is under way.
+func many(from int) (events []*posthorn.Outgoing) {
+	for i := range 40 {
+		events = append(events, counted.New(from+i))
+	}
+	return events
+}
+
 // What is refused for the moment goes again before anything else is sent, since what
 // else there is may be of its key.
 func TestAsyncGoesAgainInOrder(t *testing.T) {
 	t.Parallel()
 	bus, s := openScripted(t)
-	one := counted.PublishAsync(t.Context(), bus, 1)
+	pending := []*posthorn.Pending{counted.PublishAsync(t.Context(), bus, 0)}
 	first := <-s.calls
-	two := counted.PublishAsync(t.Context(), bus, 2)
+	pending = append(pending, bus.PublishAsync(t.Context(), many(1)...))
 	second := <-s.calls
 	first.answer(notNow)
-	var sync3 error
-	var wg sync.WaitGroup
-	wg.Go(func() { sync3 = counted.Publish(t.Context(), bus, 3) })
-	four := counted.PublishAsync(t.Context(), bus, 4)
+	pending = append(pending, bus.PublishAsync(t.Context(), many(41)...))
 	second.answer(notNow)
 	var order string
-	for len(order) < len("1 2 3 4 ") {
+	for strings.Count(order, " ") < 81 {
 		c := <-s.calls
 		order += c.bodies()
 		c.store()
 	}
-	wg.Wait()
-	if order[:4] != "1 2 " {
-		t.Errorf("they went again as %s", order)
-	}
-	for i, p := range []*posthorn.Pending{one, two, four} {
+	for i, p := range pending {
 		if err := p.Wait(t.Context()); err != nil {
 			t.Errorf("%d: %v", i, err)
 		}
 	}
-	if sync3 != nil {
-		t.Error(sync3)
+	var want strings.Builder
+	for i := range 81 {
+		fmt.Fprintf(&want, "%d ", i)
+	}
+	if order != want.String() {
+		t.Errorf("they were stored as %s", order)
 	}
 }
 
@@ -216,23 +222,23 @@ func TestAsyncDoesNotGoAgainBehindALaterOne(t *testing.T) {
 	t.Parallel()
 	for _, later := range []driver.Outcome{stored, {Err: driver.ErrUnavailable}} {
 		bus, s := openScripted(t)
-		one := counted.PublishAsync(t.Context(), bus, 1)
+		one := counted.PublishAsync(t.Context(), bus, 0)
 		first := <-s.calls
-		two := counted.PublishAsync(t.Context(), bus, 2)
+		then := bus.PublishAsync(t.Context(), many(1)...)
 		second := <-s.calls
 		first.answer(notNow)
 		second.answer(later)
 		if got := endOf(t, one); got != posthorn.NotStored || !errors.Is(one.Err(), driver.ErrNotNow) {
 			t.Errorf("the first is %s: %v", got, one.Err())
 		}
-		_ = two.Wait(t.Context())
-		three := counted.PublishAsync(t.Context(), bus, 3)
+		_ = then.Wait(t.Context())
+		last := counted.PublishAsync(t.Context(), bus, 99)
 		third := <-s.calls
-		if got := third.bodies(); got != "3 " {
+		if got := third.bodies(); got != "99 " {
 			t.Errorf("then %s was sent", got)
 		}
 		third.store()
-		if err := three.Wait(t.Context()); err != nil {
+		if err := last.Wait(t.Context()); err != nil {
 			t.Error(err)
 		}
 	}

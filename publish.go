@@ -74,33 +74,53 @@ type publishing struct {
 
 	mu      sync.Mutex
 	results []Result
-	left    int  // so many outcomes are not known yet
-	over    bool // nothing more is written down
+	one     struct {
+		event  [1]pendingEvent
+		result [1]Result
+	} // of a call with one event
+	left int  // so many outcomes are not known yet
+	over bool // nothing more is written down
 }
 
 // A pendingEvent is one that a writer has to store.
 type pendingEvent struct {
-	msg      driver.Message
+	msg   driver.Message
+	w     *writer // nil: it was refused before
+	p     *publishing
+	nth   int    // in the call
+	scope *scope // in which it was counted
+	rare  *rare  // what few have
+	// Guarded by the writer.
+	next  *pendingEvent // in its queue
+	last  *pendingEvent // the last of those that the call has given to the writer with it
+	batch uint64        // the number of the one that it was sent in
+	tries int           // how often it was sent in vain
+	why   error         // likewise, the last time
+	sent  bool          // in batch
+	taken bool          // it is not to be sent any more
+}
+
+// rare is what few events have.
+type rare struct {
 	due      time.Time // of a delayed one
 	over     uint64    // likewise: the revision that it may replace
-	deadline time.Time
-	w        *writer // nil: it was refused before
-	p        *publishing
-	nth      int    // in the call
-	scope    *scope // in which it was counted
 	onResult []func(Result)
-	// Guarded by the writer.
-	sent  bool           // in batch
-	batch uint64         // the number of the one that it was sent in
-	taken bool           // the call has ended before it was sent
-	tries int            // how often it was sent in vain
-	why   driver.Outcome // likewise, the last time
-	last  *pendingEvent  // the last of those that the call has given to the writer with it
+}
+
+func (e *pendingEvent) more() *rare {
+	if e.rare == nil {
+		e.rare = &rare{}
+	}
+	return e.rare
 }
 
 // begin gets a call of n events ready.
 func (p *publishing) begin(ctx context.Context, b *Bus, n int) {
-	p.bus, p.events, p.results = b, make([]pendingEvent, n), make([]Result, n)
+	if p.bus = b; n == 1 {
+		p.events, p.results = p.one.event[:], p.one.result[:]
+	} else {
+		p.events, p.results = make([]pendingEvent, n), make([]Result, n)
+	}
 	if s := scopeOf(ctx); s != nil && s.bus == b {
 		p.scope = s
 	}
@@ -120,7 +140,7 @@ func (p *publishing) prepare(ctx context.Context, events []*Outgoing) {
 			r.Err = errorf(CodeInvalid, "publish: event %d of the call is nil; make it with EventType.New", i)
 			continue
 		}
-		e.p, e.nth, e.deadline = p, i, p.deadline
+		e.p, e.nth = p, i
 		r.Type = o.def.name
 		err := p.take(ctx, e, o)
 		r.ID = o.id
@@ -177,31 +197,30 @@ func (p *publishing) pass(ctx context.Context, st *step, o *Outgoing) error {
 		return merr
 	}
 	r.Topic, r.Partition = o.def.topic.name, st.topic.partition(o.key, o.id)
-	w, due, err := p.writerFor(ctx, st.topic, o, r.Partition)
-	if err != nil {
-		return err
+	e.msg, e.w = m, st.topic.writers[r.Partition]
+	if o.after == 0 && o.at.IsZero() {
+		return nil
 	}
-	e.msg, e.w, e.due = m, w, due
-	return nil
+	return p.delay(ctx, st, o)
 }
 
-// writerFor chooses who stores an event: its partition's writer, or that of the
-// topic's delayed events.
-func (p *publishing) writerFor(ctx context.Context, ot *openTopic, o *Outgoing, partition int) (*writer, time.Time, error) {
+// delay has an event that is to be published later wait.
+func (p *publishing) delay(ctx context.Context, st *step, o *Outgoing) error {
 	due, later, derr := o.due(p.bus.clock.Sure())
 	switch {
 	case derr != nil:
-		return nil, due, derr
+		return derr
 	case !later:
-		return ot.writers[partition], due, nil
+		return nil
 	}
 	ctx, cancel := context.WithDeadline(ctx, p.deadline)
 	defer cancel()
-	d, err := p.bus.openDelay(ctx, ot)
+	d, err := p.bus.openDelay(ctx, st.topic)
 	if err != nil {
-		return nil, due, err
+		return err
 	}
-	return d.writer, due, nil
+	st.e.w, st.e.more().due = d.writer, due
+	return nil
 }
 
 func (b *Bus) topicFor(ctx context.Context, d *typeDef) (*openTopic, error) {
@@ -211,11 +230,20 @@ func (b *Bus) topicFor(ctx context.Context, d *typeDef) (*openTopic, error) {
 	return b.openTopic(ctx, d.topic)
 }
 
-// topicFor is that of the bus under the call's deadline.
+// topicFor is that of the bus under the call's deadline, and remembers what was found
+// for a type.
 func (p *publishing) topicFor(ctx context.Context, d *typeDef) (*openTopic, error) {
+	b := p.bus
+	if ot, ok := b.known.Load(d); ok {
+		return ot.(*openTopic), nil
+	}
 	ctx, cancel := context.WithDeadline(ctx, p.deadline)
 	defer cancel()
-	return p.bus.topicFor(ctx, d)
+	ot, err := b.topicFor(ctx, d)
+	if err == nil && !d.untyped { // of those a call makes one each
+		b.known.Store(d, ot)
+	}
+	return ot, err
 }
 
 // deadlineGrace is how long a publish waits, once its deadline has passed, for the
@@ -260,23 +288,25 @@ func (p *publishing) takeBack(err error) {
 // addAll hands events to their writers, those of one writer together.
 func addAll(events []pendingEvent) {
 	if len(events) == 1 {
-		events[0].w.add(&events[0])
+		events[0].w.add(chain{&events[0], &events[0], 1})
 		return
 	}
-	byWriter := map[*writer][]*pendingEvent{}
-	var order []*writer
+	var chains []chain
+	at := map[*writer]int{}
 	for i := range events {
-		w := events[i].w
-		if w == nil {
+		e := &events[i]
+		if e.w == nil {
 			continue
 		}
-		if byWriter[w] == nil {
-			order = append(order, w)
+		k, ok := at[e.w]
+		if !ok {
+			k = len(chains)
+			at[e.w], chains = k, append(chains, chain{})
 		}
-		byWriter[w] = append(byWriter[w], &events[i])
+		chains[k].add(e)
 	}
-	for _, w := range order {
-		w.add(byWriter[w]...)
+	for _, c := range chains {
+		c.first.w.add(c)
 	}
 }
 
@@ -311,11 +341,15 @@ func (p *publishing) settle(nth int, o driver.Outcome) {
 
 // explain gives the driver's errors a code and a remedy. It runs on the caller's
 // goroutine, since it may ask the broker who holds a full topic back.
-func (p *publishing) explain(r *Result, full map[string]error) {
+// full remembers what it was told of a topic.
+func (p *publishing) explain(r *Result, full map[string]error) map[string]error {
 	var e *Error
 	switch {
-	case r.Err == nil || errors.As(r.Err, &e):
+	case errors.As(r.Err, &e):
 	case errors.Is(r.Err, driver.ErrTopicFull):
+		if full == nil {
+			full = map[string]error{}
+		}
 		if full[r.Topic] == nil {
 			full[r.Topic] = p.bus.fullError(r.Topic, r.Err)
 		}
@@ -323,6 +357,7 @@ func (p *publishing) explain(r *Result, full map[string]error) {
 	default:
 		r.Err = wrapf(r.Err, "store in topic %s", r.Topic)
 	}
+	return full
 }
 
 // giveUp leaves the events whose outcome has not come as unknown, and tells whether
@@ -348,31 +383,33 @@ func (p *publishing) outcome() error {
 	p.mu.Lock()
 	p.over = true // from here on the results are this goroutine's
 	p.mu.Unlock()
-	c := &p.bus.count
-	failed := false
-	full := map[string]error{}
+	var stored, notStored, unknown int64
+	var full map[string]error
 	for i := range p.results {
 		r, e := &p.results[i], &p.events[i]
 		switch r.State {
 		case Stored:
-			c.published.Add(1)
+			stored++
 		case NotStored:
-			c.notStored.Add(1)
-			failed = true
+			notStored++
 		default:
-			c.unknown.Add(1)
-			failed = true
+			unknown++
 		}
-		p.explain(r, full)
-		for _, f := range slices.Backward(e.onResult) {
-			f(*r)
+		if r.Err != nil {
+			full = p.explain(r, full)
+		}
+		if e.rare != nil {
+			for _, f := range slices.Backward(e.rare.onResult) {
+				f(*r)
+			}
 		}
 		if s := e.scope; s != nil {
 			s.settled(r.ID, r.Err, p.pending != nil)
 			s.end()
 		}
 	}
-	if !failed {
+	p.bus.count.outcomes(stored, notStored, unknown)
+	if notStored+unknown == 0 {
 		return nil
 	}
 	return &PublishError{Results: p.results}

@@ -59,7 +59,10 @@ func (b *Bus) chain(m []PublishMiddleware) Publisher {
 func (b *Bus) through(ctx context.Context, st step, o *Outgoing) error {
 	o.step = &st
 	defer func() {
-		st.e.onResult, o.step, o.onResult = o.onResult, nil, nil
+		if o.onResult != nil {
+			st.e.more().onResult = o.onResult
+		}
+		o.step, o.onResult = nil, nil
 	}()
 	err := b.publisher(ctx, o)
 	switch {

@@ -30,6 +30,15 @@ type counters struct {
 	quarantine, skipped, expired, parked, abandon atomic.Int64
 }
 
+// outcomes counts what became of the events of a call.
+func (c *counters) outcomes(stored, notStored, unknown int64) {
+	c.published.Add(stored)
+	if notStored+unknown > 0 {
+		c.notStored.Add(notStored)
+		c.unknown.Add(unknown)
+	}
+}
+
 // Stats returns the counts of this bus, all of its groups together.
 func (b *Bus) Stats() Stats {
 	c := &b.count

@@ -17,9 +17,17 @@ const (
 	maxBatchBytes = 4 << 20
 )
 
-// A writer gathers what is published to one partition. While the driver is busy
-// with a batch, what comes meanwhile becomes the next one: many callers share a
-// round trip, one caller waits for nobody.
+// While some batches are under way, what comes meanwhile waits for an answer, unless
+// there is enough of it to be worth another one beside them.
+const (
+	some       = 2
+	enough     = 32
+	maxAtATime = 16
+)
+
+// A writer gathers what is published to one partition. While a batch is under way,
+// what comes meanwhile becomes the next one: many callers share a round trip, and a
+// lone one hands its event to the driver by itself and waits for nobody.
 type writer struct {
 	bus *Bus
 	p   driver.Partition
@@ -28,99 +36,170 @@ type writer struct {
 	store func(batch []*pendingEvent, deadline time.Time)
 
 	mu      sync.Mutex
-	queue   []*pendingEvent
+	queue   chain
 	batches uint64 // how many were taken from it
 	flying  int    // of these, how many are not answered
 	reached uint64 // the last one of which anything is stored, or may be
 	// held are asynchronous events that were refused for the moment. Nothing is sent
 	// until they go again: what came later may be of their keys.
 	held    []*pendingEvent
-	running bool
+	sending bool // somebody does
 	closed  bool
-	idle    sync.WaitGroup // the goroutine, and batches that are under way
+	idle    sync.WaitGroup // who sends, and batches that are under way
+}
+
+// A chain is a list of events, linked by next.
+type chain struct {
+	first, last *pendingEvent
+	n           int
+}
+
+func (c *chain) add(e *pendingEvent) { c.join(chain{e, e, 1}) }
+
+// join adds another chain at the end.
+func (c *chain) join(o chain) {
+	switch {
+	case o.n == 0:
+	case c.n == 0:
+		*c = o
+	default:
+		c.last.next = o.first
+		c.last, c.n = o.last, c.n+o.n
+	}
+}
+
+// chained links events.
+func chained(events []*pendingEvent) (c chain) {
+	for _, e := range events {
+		e.next = nil
+		c.add(e)
+	}
+	return c
+}
+
+// take takes the first event off.
+func (c *chain) take() *pendingEvent {
+	e := c.first
+	c.first, c.n = e.next, c.n-1
+	if e.next = nil; c.n == 0 {
+		c.last = nil
+	}
+	return e
 }
 
 func newWriter(b *Bus, p driver.Partition) *writer { return &writer{bus: b, p: p} }
 
-func (w *writer) add(events ...*pendingEvent) {
+// add takes in events of one call, and sends them if nobody else does and it is sure
+// that this takes no time.
+func (w *writer) add(events chain) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	if w.closed {
-		for _, e := range events {
-			e.taken = true
-		}
-		go func() { // settle must not be called with the lock held by a caller's writer
-			for _, e := range events {
-				e.p.settle(e.nth, driver.Outcome{State: driver.NotStored, Err: errorf(CodeClosed, "the bus is closed")})
-			}
-		}()
+		w.refuse(events)
 		return
 	}
-	for _, e := range events {
-		e.last = events[len(events)-1]
+	last := events.last
+	for e := events.first; e != nil; e = e.next {
+		e.last = last
 	}
-	w.queue = append(w.queue, events...)
-	w.wake()
+	w.queue.join(events)
+	mine := !w.sending && w.mayLocked()
+	if mine {
+		w.sending = true
+		w.idle.Add(1)
+	}
+	w.mu.Unlock()
+	switch {
+	case !mine:
+	case w.store == nil && w.bus.drv.Ready(w.p):
+		w.send(w.next())
+		w.mu.Lock()
+		w.sending = false
+		w.wake()
+		w.mu.Unlock()
+		w.idle.Done()
+	default:
+		go w.run()
+	}
 }
 
-// wake makes sure that the queue is worked on. The caller holds the lock.
+// refuse settles what came too late. The caller holds the lock; refuse gives it back.
+func (w *writer) refuse(events chain) {
+	var over []*pendingEvent
+	for e := events.first; e != nil; e = e.next {
+		if !e.taken {
+			e.taken, e.why = true, errorf(CodeClosed, "the bus is closed")
+			over = append(over, e)
+		}
+	}
+	w.mu.Unlock()
+	notStored(over)
+}
+
+// mayLocked tells whether the queue's head is to be sent now. The caller holds the
+// lock.
+func (w *writer) mayLocked() bool {
+	return w.queue.n > 0 && len(w.held) == 0 &&
+		(w.flying < some || w.queue.n >= enough && w.flying < maxAtATime)
+}
+
+// wake makes sure that what is to be sent now is sent. The caller holds the lock.
 func (w *writer) wake() {
-	if !w.running && len(w.held) == 0 {
-		w.running = true
+	if !w.sending && w.mayLocked() {
+		w.sending = true
 		w.idle.Add(1)
 		go w.run()
 	}
 }
 
-// run sends batches until there is nothing left.
+// run sends batches until nothing is to be sent now.
 func (w *writer) run() {
 	defer w.idle.Done()
 	for {
-		batch, more := w.next()
+		w.mu.Lock()
+		more := w.mayLocked()
+		w.sending = more
+		w.mu.Unlock()
 		if !more {
 			return
 		}
-		if len(batch) > 0 {
-			w.send(batch)
-		}
+		w.send(w.next())
 	}
 }
 
-// next returns the next batch, which is empty when all of it was taken back.
-func (w *writer) next() (batch []*pendingEvent, more bool) {
+// next takes a batch off the queue. It is empty when all of it was taken back.
+func (w *writer) next() (batch []*pendingEvent) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.queue) == 0 || len(w.held) > 0 {
-		w.running = false
-		return nil, false
+	if len(w.held) > 0 {
+		return nil
 	}
 	bytes := 0
 	w.batches++
-	for len(w.queue) > 0 && len(batch) < maxBatch {
-		e := w.queue[0]
-		if !e.taken {
+	batch = make([]*pendingEvent, 0, min(w.queue.n, maxBatch))
+	for w.queue.n > 0 && len(batch) < maxBatch {
+		if e := w.queue.first; !e.taken {
 			if bytes += len(e.msg.Body); bytes > maxBatchBytes && len(batch) > 0 {
 				break
 			}
 			e.sent, e.batch = true, w.batches
 			batch = append(batch, e)
 		}
-		w.queue = w.queue[1:]
-	}
-	if len(w.queue) == 0 {
-		w.queue = nil
+		w.queue.take()
 	}
 	if len(batch) > 0 {
 		w.flying++
 	}
-	return batch, true
+	return batch
 }
 
 func (w *writer) send(batch []*pendingEvent) {
-	var deadline time.Time
-	for _, e := range batch {
-		if e.deadline.After(deadline) {
-			deadline = e.deadline
+	if len(batch) == 0 {
+		return
+	}
+	deadline := batch[0].p.deadline
+	for _, e := range batch[1:] {
+		if e.p.deadline.After(deadline) {
+			deadline = e.p.deadline
 		}
 	}
 	if w.store != nil {
@@ -175,7 +254,7 @@ func (w *writer) sort(batch []*pendingEvent, outcomes []driver.Outcome) (again [
 			continue
 		}
 		e.tries++
-		e.sent, e.why = false, *o
+		e.sent, e.why = false, o.Err
 		o.State = later
 		if e.p.pending != nil {
 			w.held = append(w.held, e)
@@ -186,6 +265,7 @@ func (w *writer) sort(batch []*pendingEvent, outcomes []driver.Outcome) (again [
 	if len(w.held) > 0 && w.flying == 0 {
 		hold = againAfter(w.held[0].tries - 1)
 	}
+	w.wake()
 	return again, hold
 }
 
@@ -201,7 +281,7 @@ const (
 // be one of its caller's, and it is looked at once more when all are answered. The
 // caller holds the lock.
 func (w *writer) mayAgain(e *pendingEvent, o driver.Outcome) bool {
-	if !errors.Is(o.Err, driver.ErrNotNow) || w.closed || time.Until(e.deadline) <= againAfter(e.tries) { // monotonic
+	if !errors.Is(o.Err, driver.ErrNotNow) || w.closed || time.Until(e.p.deadline) <= againAfter(e.tries) { // monotonic
 		return false
 	}
 	return e.p.pending != nil || e.last.batch == e.batch
@@ -226,15 +306,26 @@ func (w *writer) goOn(after time.Duration) {
 			}
 			return e.taken
 		})
-		if queue := append(w.held, w.queue...); len(queue) > 0 {
-			w.queue, w.held = queue, nil
-			w.wake()
-		}
+		w.putBack(w.held)
+		w.held = nil
+		w.wake()
 		w.mu.Unlock()
-		for _, e := range over {
-			e.p.settle(e.nth, e.why)
-		}
+		notStored(over)
 	})
+}
+
+// putBack puts events at the head of the queue. The caller holds the lock.
+func (w *writer) putBack(events []*pendingEvent) {
+	head := chained(events)
+	head.join(w.queue)
+	w.queue = head
+}
+
+// notStored settles events that were refused before and do not go again.
+func notStored(events []*pendingEvent) {
+	for _, e := range events {
+		e.p.settle(e.nth, driver.Outcome{State: driver.NotStored, Err: e.why})
+	}
 }
 
 func againAfter(tries int) time.Duration { return min(firstAgain<<min(tries, 8), lastAgain) }
@@ -250,18 +341,17 @@ func (w *writer) later(again []*pendingEvent) {
 		w.mu.Lock()
 		again = slices.DeleteFunc(again, func(e *pendingEvent) bool { return e.taken })
 		closed := w.closed
-		for _, e := range again {
-			e.taken = closed
-		}
-		if !closed && len(again) > 0 {
-			w.queue = append(again, w.queue...)
+		if closed {
+			for _, e := range again {
+				e.taken = true
+			}
+		} else {
+			w.putBack(again)
 			w.wake()
 		}
 		w.mu.Unlock()
 		if closed {
-			for _, e := range again {
-				e.p.settle(e.nth, e.why)
-			}
+			notStored(again)
 		}
 	})
 }

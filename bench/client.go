@@ -36,6 +36,7 @@ var works = map[[2]string]func(context.Context, *task, *meter) error{
 	{watermill, workPublish}:      watermillPublish,
 	{watermill, workConsume}:      watermillConsume,
 	{watermill, workLocal}:        watermillLocal,
+	{nobody, workSleep}:           sleepers,
 }
 
 // clientMain is the whole of a client process.
@@ -67,6 +68,16 @@ func do(ctx context.Context, t *task) (measure, error) {
 		return measure{}, err
 	}
 	return m.m, nil
+}
+
+// sleepers are callers that sleep: what the machine's timers allow.
+func sleepers(ctx context.Context, t *task, m *meter) error {
+	return m.publishing(ctx, func() error {
+		return m.callers(func(int) error {
+			time.Sleep(t.Delay)
+			return nil
+		})
+	})
 }
 
 // stored counts what the broker holds of the task's topic: ours is a stream for

@@ -34,8 +34,8 @@ const settingsText = `
 - Publishers encode the event as JSON and write the same eight headers (the CloudEvents attributes and ` + "`Nats-Msg-Id`" + `), the time among them; Watermill adds one with its own id.
   Posthorn also computes what the broker knows the event by, and chooses the partition. 0.3 s go by before publishing is measured, for 1 s.
 - Posthorn: all defaults; 8 partitions, which are 8 streams. Raw: one stream.
-- Raw client, by what was best when tried (` + "`make bench ROW=tune`" + `): ` + "`WithPublishAsyncMaxPending(1000)`, `PullMaxMessages(5000)`, `MaxAckPending` 20,000" + `, a durable consumer with its state in a file. It does not wait for the result of each asynchronous publish, but for all at the end.
-- Watermill: its package ` + "`pkg/jetstream`" + `, the no-op logger, router with ` + "`middleware.Retry`" + `. Tuned: ` + "`AckAsync`" + `, and the raw client's consumer settings.
+- Raw client, by what was best when tried (` + "`make bench ROW=tune`" + `): ` + "`WithPublishAsyncMaxPending(4000)`, `PullMaxMessages(5000)`, `MaxAckPending` 20,000" + `, a durable consumer with its state in a file. It does not wait for the result of each asynchronous publish, but for all at the end.
+- Watermill: its package ` + "`pkg/jetstream`" + `, the no-op logger, router with ` + "`middleware.Retry`" + `. Its other package, ` + "`pkg/nats`" + `, was no faster. Tuned: ` + "`AckAsync`" + `, and the raw client's consumer settings.
 - After each measurement of publishing the broker is asked how many events it holds: as many as were confirmed. Each handled event is ticked off by its id: one that is missing or comes twice fails the run.
 - CPU time is that of the whole process, server or client, divided by the messages; on a noisy machine it is steadier than a rate.
 - Allocations above the raw client's are the difference of the two in the same round.

@@ -12,6 +12,7 @@ const (
 	posthornClient = "posthorn"
 	rawClient      = "raw"
 	watermill      = "watermill"
+	nobody         = "nobody"
 )
 
 // What there is to do.
@@ -23,6 +24,7 @@ const (
 	workHold    = "hold"    // hold as much of what waits as is taken in, for the memory
 	workStart   = "start"   // from nothing to the first one handled
 	workLocal   = "local"   // publish and handle within the process, without a broker
+	workSleep   = "sleep"   // what handlers that sleep come to when they do nothing else
 )
 
 // How it is done, where there are several ways.
@@ -32,6 +34,7 @@ const (
 	howBatch      = "batch"      // batches, one after the other
 	howTuned      = "tuned"      // with the settings that were found to be best
 	howTyped      = "typed"      // the data is decoded
+	howPush       = "push"       // Watermill's other package for JetStream
 	howPersistent = "persistent" // kept for who subscribes later
 )
 
@@ -77,7 +80,7 @@ type task struct {
 
 // The raw client's settings that were found to be best; see the rows named tune-.
 const (
-	tunedMaxPending    = 1000
+	tunedMaxPending    = 4000
 	tunedPullMax       = 5000
 	tunedMaxAckPending = 20_000
 )

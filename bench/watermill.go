@@ -9,9 +9,11 @@ import (
 
 	wm "github.com/ThreeDotsLabs/watermill"
 	wmjetstream "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/jetstream"
+	wmnats "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/nats"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -95,14 +97,21 @@ func watermillPublish(ctx context.Context, t *task, m *meter) error {
 // a batch that takes longer than the window could not be measured.
 const watermillBatch = 100
 
-// consumers makes what a task consumes by, as it comes or tuned.
-func watermillSubscriber(t *task, r *raw, name string) (*wmjetstream.Subscriber, error) {
+// watermillSubscriber makes what a task consumes by, as it comes or tuned.
+func watermillSubscriber(t *task, r *raw, name string) (message.Subscriber, error) {
 	cfg := wmjetstream.SubscriberConfig{URL: t.URL, Logger: quiet}
-	if t.How == howTuned {
+	switch t.How {
+	case howPush:
+		return wmnats.NewSubscriber(wmnats.SubscriberConfig{
+			URL: t.URL, CloseTimeout: closeWait, SubscribersCount: t.Subscriptions, QueueGroupPrefix: name,
+			JetStream: wmnats.JetStreamConfig{AckAsync: true, DurablePrefix: name,
+				SubscribeOptions: []nats.SubOpt{nats.DeliverAll(), nats.AckExplicit(), nats.MaxAckPending(t.MaxAckPending)}},
+		}, quiet)
+	case howTuned:
 		cfg.AckAsync = true
 		cfg.ConsumeOptions = []jetstream.PullConsumeOpt{jetstream.PullMaxMessages(t.PullMax)}
 		cfg.ResourceInitializer = func(ctx context.Context, _ jetstream.JetStream, _ string) (jetstream.Consumer, func(context.Context, wm.LoggerAdapter), error) {
-			c, err := r.js.Consumer(ctx, t.Topic, name)
+			c, err := r.js.Consumer(ctx, t.Topic, name) // of an earlier subscription
 			if err != nil {
 				c, err = r.consumer(ctx, name)
 			}
@@ -112,14 +121,19 @@ func watermillSubscriber(t *task, r *raw, name string) (*wmjetstream.Subscriber,
 	return wmjetstream.NewSubscriber(cfg)
 }
 
-// router makes a router with the retry middleware, and handle behind it, so often.
+// watermillRouter makes a router with the retry middleware, and a handler behind it
+// for each subscription.
 func watermillRouter(t *task, sub message.Subscriber, m *meter) (*message.Router, error) {
 	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: closeWait}, quiet)
 	if err != nil {
 		return nil, err
 	}
 	router.AddMiddleware(middleware.Retry{MaxRetries: 2, InitialInterval: 100 * time.Millisecond, MaxInterval: 2 * time.Second, Multiplier: 2, Logger: quiet}.Middleware)
-	for i := range t.Subscriptions {
+	subscriptions := t.Subscriptions
+	if t.How == howPush {
+		subscriptions = 1 // the subscriber makes the others
+	}
+	for i := range subscriptions {
 		router.AddNoPublisherHandler(fmt.Sprint("handler-", i), t.Topic, sub, func(msg *message.Message) error {
 			for _, name := range attributes {
 				if msg.Metadata.Get(name) == "" {

@@ -151,6 +151,10 @@ type Driver interface {
 	// to be stored is Unknown, or NotStored where it was surely not sent.
 	Append(p Partition, msgs []Message, deadline time.Time, done func([]Outcome))
 
+	// Ready tells whether an Append for the partition, of a usual size, would return at
+	// once now: then callers hand over what they publish by themselves.
+	Ready(p Partition) bool
+
 	// Join makes this process a member of the group. It returns when ctx has
 	// ended, or with the error that ended the membership. It asks m.Subscribed
 	// which topics the member can take, and calls m.Assigned for each partition

@@ -80,6 +80,18 @@ func (d *jsDriver) Append(p driver.Partition, msgs []driver.Message, deadline ti
 	<-w.turn
 }
 
+// Ready tells whether nothing has to be waited for.
+func (d *jsDriver) Ready(p driver.Partition) bool {
+	if d.room() != nil {
+		return false
+	}
+	w := d.writer(p)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.turn) == 0 && (len(w.batches) == 0 ||
+		!d.clustered && len(w.batches) < maxBatches && w.messages <= maxBatchMessages/2 && w.bytes <= maxBatchBytes/2)
+}
+
 // admit waits for the batch's turn and for room. After nil the turn is the
 // caller's to give back.
 func (w *writer) admit(b *batch, deadline time.Time) error {

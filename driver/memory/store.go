@@ -143,6 +143,9 @@ func (s *store) part(p driver.Partition) (*topic, *part, error) {
 	return t, t.parts[p.N], nil
 }
 
+// Ready is true: nothing is waited for.
+func (m *memory) Ready(driver.Partition) bool { return true }
+
 func (m *memory) Append(p driver.Partition, msgs []driver.Message, deadline time.Time, done func([]driver.Outcome)) {
 	outcomes := make([]driver.Outcome, len(msgs))
 	defer func() { done(outcomes) }()
