@@ -100,7 +100,7 @@ func (s *settings) run(ctx context.Context, out io.Writer) error {
 		return errors.Join(err, errors.New("nothing was written"))
 	}
 	took := time.Since(began)
-	p := page{results: results, about: about(lab, s), rounds: lab.rounds, long: s.long}
+	p := page{results: results, about: about(lab, s), all: s.rows == ""}
 	fmt.Fprintf(out, "\n%s\ntook %v\n", p.figures(), took.Round(time.Second))
 	if s.check {
 		return s.compare(ctx, lab, want, results, out)
@@ -189,7 +189,7 @@ func (s *settings) compare(ctx context.Context, l *lab, want ratios, results []*
 		if err != nil {
 			return err
 		}
-		fell = want.fell(second)
+		fell = seenTwice(fell, want.fell(second))
 	}
 	for _, name := range want.missing(results, s.rows == "") {
 		fmt.Fprintf(out, "%s: it is stored, and nothing of that name was measured\n", name)

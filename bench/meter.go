@@ -21,7 +21,8 @@ type measure struct {
 	Client  time.Duration // its CPU time, for Count
 	Server  time.Duration // the server's, likewise
 
-	P50, P99, P999 time.Duration
+	P50, P99, P999 time.Duration // pace
+	Late           time.Duration // pace: by how much publishing began too late, the median
 
 	ClientRSS, ServerRSS int64
 
@@ -235,14 +236,16 @@ func (m *meter) pace(ctx context.Context, publish func(i int)) error {
 	m.latency = make([]time.Duration, n)
 	m.expect(n)
 	m.epoch = time.Now().Add(50 * time.Millisecond)
+	late := make([]time.Duration, n)
 	var from reading
+	sleeper := newSleeper()
+	defer sleeper.close()
 	for i := range n {
 		if i == warm {
 			from = m.read()
 		}
-		if d := time.Until(m.due(i)); d > 0 {
-			time.Sleep(d)
-		}
+		sleeper.until(m.due(i))
+		late[i] = time.Since(m.due(i))
 		publish(i)
 	}
 	select {
@@ -255,6 +258,7 @@ func (m *meter) pace(ctx context.Context, publish func(i int)) error {
 	m.add(from, to)
 	m.m.Count = n - warm
 	m.m.P50, m.m.P99, m.m.P999 = percentiles(m.latency[warm:])
+	m.m.Late, _, _ = percentiles(late[warm:])
 	return m.once()
 }
 

@@ -30,6 +30,7 @@ var (
 	p50       = &metric{"p50, ms", true, hundredths, func(m *measure) float64 { return millis(m.P50) }}
 	p99       = &metric{"p99, ms", true, hundredths, func(m *measure) float64 { return millis(m.P99) }}
 	p999      = &metric{"p99.9, ms", true, hundredths, func(m *measure) float64 { return millis(m.P999) }}
+	late      = &metric{"of it late at publishing, p50", true, hundredths, func(m *measure) float64 { return millis(m.Late) }}
 	clientRSS = &metric{"client, MiB", true, tenths, func(m *measure) float64 { return mebi(m.ClientRSS) }}
 	serverRSS = &metric{"server, MiB", true, tenths, func(m *measure) float64 { return mebi(m.ServerRSS) }}
 	opened    = &metric{"Open to first handled, ms", true, tenths, func(m *measure) float64 { return millis(m.Open) }}

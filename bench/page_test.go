@@ -10,7 +10,7 @@ import (
 var update = flag.Bool("update", false, "write the golden file anew")
 
 func TestPage(t *testing.T) {
-	p := page{results: []*result{made(120, 90, 150)}, about: []string{"taken nowhere", "of nothing"}, rounds: 3}
+	p := page{results: []*result{made(120, 90, 150)}, about: []string{"taken nowhere", "of nothing"}, all: true}
 	got := p.text()
 	const golden = "testdata/page.md"
 	if *update {
@@ -35,9 +35,12 @@ func TestPageHidesNothing(t *testing.T) {
 		results = append(results, &result{row: r})
 		claims += len(r.claims)
 	}
-	p := page{results: results, long: true}
+	p := page{results: results, all: true}
 	if n := strings.Count(p.bars(), "| not measured |"); n != claims {
 		t.Errorf("%d of %d claims are in the table:\n%s", n, claims, p.bars())
+	}
+	if strings.Contains(p.bars(), "not run") {
+		t.Error("the table says that something was not run")
 	}
 	p.results = nil
 	if !strings.Contains(p.bars(), "not run: it takes `make bench LONG=1`") {

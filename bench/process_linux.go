@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,6 +47,25 @@ func resident(pid int) int64 {
 	}
 	return 0
 }
+
+// A sleeper sleeps more exactly than time.Sleep, which rounds up to a millisecond
+// when there is nothing else to do. It keeps its goroutine on one thread.
+type sleeper struct{}
+
+func newSleeper() sleeper {
+	runtime.LockOSThread()
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	return sleeper{}
+}
+
+func (sleeper) until(t time.Time) {
+	for d := time.Until(t); d > 0; d = time.Until(t) {
+		ts := unix.NsecToTimespec(int64(d))
+		_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &ts, nil)
+	}
+}
+
+func (sleeper) close() { runtime.UnlockOSThread() }
 
 // endWithUs has a process that is to be started end when this one is killed.
 func endWithUs(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

@@ -17,3 +17,9 @@ func endWithUs(*exec.Cmd)       {}
 func settleDisk(string) error   { return nil }
 func fileSystem(string) string  { return "an unknown file system" }
 func system() string            { return runtime.GOOS }
+
+type sleeper struct{}
+
+func newSleeper() sleeper         { return sleeper{} }
+func (sleeper) until(t time.Time) { time.Sleep(time.Until(t)) }
+func (sleeper) close()            {}

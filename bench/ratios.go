@@ -21,7 +21,7 @@ func ratiosOf(results []*result) ratios {
 	r := ratios{}
 	for _, res := range results {
 		for i := range res.row.claims {
-			if s, ok := res.claimed(&res.row.claims[i]); ok {
+			if s, ok := res.claimed(&res.row.claims[i]); ok && !res.row.claims[i].unsteady {
 				r[res.row.claims[i].id] = math.Round(s.Median*1000) / 1000
 			}
 		}
@@ -92,6 +92,13 @@ func (c *claim) worse(was, is float64) bool {
 		return is > was+slack
 	}
 	return is < was-slack
+}
+
+// seenTwice are the falls of a second time that were there the first time as well.
+func seenTwice(first, second []fall) []fall {
+	return slices.DeleteFunc(second, func(f fall) bool {
+		return !slices.ContainsFunc(first, func(g fall) bool { return g.claim.id == f.claim.id })
+	})
 }
 
 func fellIn(fell []fall, r *row) bool {

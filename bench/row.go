@@ -36,6 +36,9 @@ type claim struct {
 	metric  *metric
 	above   bool    // what counts is by how much it is above, not the ratio
 	bar     float64 // 0: it is stated only
+	// unsteady ones differ by more than the tolerance from run to run: they are not
+	// stored, and not compared with what was.
+	unsteady bool
 }
 
 // lower tells whether a lower figure is the better one.

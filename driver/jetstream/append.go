@@ -39,8 +39,10 @@ type writer struct {
 	took     bool   // the server has stored something of ours
 	probing  bool   // probe is about to be called
 
-	headers *headerMap // for whom has the turn
+	// For whom has the turn.
+	headers *headerMap
 	reply   []byte
+	msg     nats.Msg
 }
 
 func (d *jsDriver) writer(p driver.Partition) *writer {
@@ -58,7 +60,8 @@ func (d *jsDriver) writer(p driver.Partition) *writer {
 }
 
 // Append sends the messages as one fast-ingest batch (ADR-50 of NATS): one
-// answer for all.
+// answer for all. One message alone is published plainly, which costs the server
+// less, unless it is a cluster, where a leader's silence has to be told (see probe).
 func (d *jsDriver) Append(p driver.Partition, msgs []driver.Message, deadline time.Time, done func([]driver.Outcome)) {
 	if len(msgs) == 0 {
 		done(nil)
@@ -69,6 +72,7 @@ func (d *jsDriver) Append(p driver.Partition, msgs []driver.Message, deadline ti
 	if d.clustered {
 		b.findTwins()
 	}
+	b.plain = len(msgs) == 1 && !d.clustered
 	for i := range msgs {
 		b.bytes += msgs[i].Size()
 	}
@@ -316,20 +320,24 @@ func (w *writer) publish(b *batch, i int, last bool) error {
 		return w.endBatch(b, last)
 	}
 	h := w.headers.encode(m)
-	if size := wireSize(h) + len(m.Body); int64(size) > w.d.nc.MaxPayload() {
+	if size := w.headers.size + len(m.Body); int64(size) > w.d.nc.MaxPayload() {
 		b.leaveOut(i, driver.Outcome{State: driver.NotStored, Err: fmt.Errorf(
 			"jetstream: a message of %d bytes is above the server's limit of %d: %w", size, w.d.nc.MaxPayload(), driver.ErrTooLarge)})
 		return w.endBatch(b, last)
 	}
 	seq := b.take(i)
-	op := byte(opAppend)
+	w.msg = nats.Msg{Subject: w.subject, Header: h, Data: m.Body} // which the client copies
 	switch {
+	case b.plain:
+		w.msg.Reply = w.d.mux.prefix + b.token
 	case last:
-		op = opCommit
+		w.msg.Reply = w.replyTo(b, seq, opCommit)
 	case seq == 1:
-		op = opStart
+		w.msg.Reply = w.replyTo(b, seq, opStart)
+	default:
+		w.msg.Reply = w.replyTo(b, seq, opAppend)
 	}
-	return w.d.nc.PublishMsg(&nats.Msg{Subject: w.subject, Reply: w.replyTo(b, seq, op), Header: h, Data: m.Body})
+	return w.d.nc.PublishMsg(&w.msg)
 }
 
 // endBatch ends a batch whose last message was left out.

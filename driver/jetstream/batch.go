@@ -27,6 +27,7 @@ type batch struct {
 	out      []driver.Outcome
 	done     func([]driver.Outcome)
 	bytes    int
+	plain    bool // one message, published as any
 	token    string
 	begun    time.Time
 	deadline time.Time
@@ -138,13 +139,19 @@ func (b *batch) receive(m *nats.Msg) {
 	} else if err != nil {
 		return
 	}
+	seq := 1
+	if b.plain {
+		ack.Count = 1
+	} else {
+		seq = replySequence(m.Subject)
+	}
 	b.mu.Lock()
 	switch {
 	case b.ended || ack.Type == "gap":
 	case ack.Type == "err":
 		b.refuseLocked(int(ack.Seq), ack.Error)
 	case ack.Error != nil:
-		b.refuseLocked(replySequence(m.Subject), ack.Error)
+		b.refuseLocked(seq, ack.Error)
 	case !b.acked:
 		b.ackLocked(ack)
 		b.mu.Unlock()
@@ -161,7 +168,7 @@ const pingReply = "." + string(opPing) + ".$FI"
 func (b *batch) silent() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.sent && !b.acked && !b.ended && time.Since(b.begun) >= probeEvery // monotonic
+	return !b.plain && b.sent && !b.acked && !b.ended && time.Since(b.begun) >= probeEvery // monotonic
 }
 
 // forgotten says that the server knows of no such batch: its answer is on the way,

@@ -25,20 +25,50 @@ const (
 	headerContentType = "content-type"
 )
 
-// A headerMap encodes messages one after the other, into one map.
+// The headers that nearly every event has.
+const (
+	fieldMsgID = iota
+	fieldVersion
+	fieldID
+	fieldSource
+	fieldType
+	fieldSubject
+	fieldTime
+	fieldContentType
+	fields
+)
+
+var fieldNames = [fields]string{headerMsgID, "ce-specversion", "ce-id", "ce-source", "ce-type", "ce-subject", "ce-time", "ce-datacontenttype"}
+
+// A headerMap encodes messages one after the other, into one map. What nearly every
+// event has stays in it, and only the values change.
 type headerMap struct {
 	h      nats.Header
-	values []string
+	size   int            // on the wire
+	field  [fields]string // the values of h's slices
+	in     [fields]bool   // it is in h
+	others []string       // what else is in h
+	values []string       // of these
 }
 
 func newHeaderMap() *headerMap { return &headerMap{h: nats.Header{}} }
 
 // encode returns the headers of a message. They stay as they are until the next
-// call.
+// call, and are not to be changed.
 func (e *headerMap) encode(m *driver.Message) nats.Header {
-	clear(e.h)
-	e.values = slices.Grow(e.values[:0], 8+len(m.Attrs)+len(m.Headers))
+	for _, name := range e.others {
+		delete(e.h, name)
+		if i := slices.Index(fieldNames[:], name); i >= 0 {
+			e.in[i] = false
+		}
+	}
+	e.others = e.others[:0]
+	e.values = slices.Grow(e.values[:0], 1+len(m.Attrs)+len(m.Headers))
+	e.size = len("NATS/1.0\r\n\r\n")
 	if m.Type == "" {
+		for i := range e.field {
+			e.set(i, "")
+		}
 		e.put(headerContentType, m.ContentType)
 	} else {
 		e.event(m)
@@ -49,19 +79,44 @@ func (e *headerMap) encode(m *driver.Message) nats.Header {
 	return e.h
 }
 
+// anew is encode for who changes the map.
+func (e *headerMap) anew(m *driver.Message) nats.Header {
+	clear(e.h)
+	e.in, e.others = [fields]bool{}, e.others[:0]
+	return e.encode(m)
+}
+
 func (e *headerMap) event(m *driver.Message) {
-	e.put(headerMsgID, messageID(m))
-	e.put("ce-specversion", specVersion)
-	e.put("ce-id", escape(m.ID))
-	e.put("ce-source", escape(m.Source))
-	e.put("ce-type", escape(m.Type))
-	e.put("ce-subject", escape(m.Key))
-	e.put("ce-time", escape(m.Time))
-	e.put("ce-datacontenttype", escape(m.ContentType))
+	e.set(fieldMsgID, messageID(m))
+	e.set(fieldVersion, specVersion)
+	e.set(fieldID, escape(m.ID))
+	e.set(fieldSource, escape(m.Source))
+	e.set(fieldType, escape(m.Type))
+	e.set(fieldSubject, escape(m.Key))
+	e.set(fieldTime, escape(m.Time))
+	e.set(fieldContentType, escape(m.ContentType))
 	for i := range m.Attrs {
 		e.put(attrHeader(m.Attrs[i].Name), escape(m.Attrs[i].Value))
 	}
 }
+
+// set sets one of the usual headers, or takes it out when there is nothing to say.
+func (e *headerMap) set(i int, value string) {
+	e.field[i] = value
+	switch name := fieldNames[i]; {
+	case value == "" && !e.in[i]:
+	case value == "":
+		delete(e.h, name)
+		e.in[i] = false
+	default:
+		e.count(name, value)
+		if !e.in[i] {
+			e.h[name], e.in[i] = e.field[i:i+1:i+1], true
+		}
+	}
+}
+
+func (e *headerMap) count(name, value string) { e.size += len(name) + len(value) + len(": \r\n") }
 
 // attrHeader is prefix and name, for the usual names without an allocation.
 func attrHeader(name string) string {
@@ -86,25 +141,27 @@ func attrHeader(name string) string {
 	return attrPrefix + name
 }
 
-// put sets a header, unless there is nothing to say.
+// put sets another header, unless there is nothing to say.
 func (e *headerMap) put(name, value string) {
-	if value != "" {
-		e.set(name, value)
+	if value == "" {
+		return
 	}
+	delete(e.h, name)
+	e.add(name, value)
 }
 
-func (e *headerMap) set(name, value string) {
+// add adds a header, beside those of its name that there are.
+func (e *headerMap) add(name, value string) {
+	e.count(name, value)
+	if have, ok := e.h[name]; ok {
+		e.h[name] = append(have, value)
+		e.others = append(e.others, name) // whose it was: its slice is another one now
+		return
+	}
 	n := len(e.values)
 	e.values = append(e.values, value)
 	e.h[name] = e.values[n : n+1 : n+1]
-}
-
-func (e *headerMap) add(name, value string) {
-	if have, ok := e.h[name]; ok {
-		e.h[name] = append(have, value)
-		return
-	}
-	e.set(name, value)
+	e.others = append(e.others, name)
 }
 
 // wireSize is what headers take on the wire.
@@ -134,7 +191,7 @@ func messageID(m *driver.Message) string {
 func escape(s string) string {
 	n := 0
 	for i := range len(s) {
-		if mustEscape(s[i]) {
+		if escapes[s[i]] {
 			n++
 		}
 	}
@@ -143,7 +200,7 @@ func escape(s string) string {
 	}
 	b := make([]byte, 0, len(s)+2*n)
 	for i := range len(s) {
-		if c := s[i]; mustEscape(c) {
+		if c := s[i]; escapes[c] {
 			b = append(b, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
 		} else {
 			b = append(b, c)
@@ -152,7 +209,13 @@ func escape(s string) string {
 	return string(b)
 }
 
-func mustEscape(c byte) bool { return c <= ' ' || c == '"' || c == '%' || c >= 0x7f }
+// escapes says which bytes these are.
+var escapes = func() (must [256]bool) {
+	for c := range must {
+		must[c] = c <= ' ' || c == '"' || c == '%' || c >= 0x7f
+	}
+	return must
+}()
 
 // unescape reverses escape. What is no escape stays as it is: some writers do
 // not encode values at all.

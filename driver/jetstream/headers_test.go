@@ -40,6 +40,32 @@ func FuzzHeaders(f *testing.F) {
 	})
 }
 
+// What one message had is not left for the next one.
+func TestHeaderMapAgain(t *testing.T) {
+	msgs := []driver.Message{
+		{ID: "1", Source: "s", Type: "t", Key: "k", Time: "now", ContentType: "a/b"},
+		{ID: "2", Source: "s", Type: "t"},
+		{ID: "3", Source: "s", Type: "t", Key: "k", Attrs: []driver.Attr{{Name: "traceparent", Value: "x"}, {Name: "own", Value: "y"}},
+			Headers: []driver.Attr{{Name: "Tenant", Value: "1"}, {Name: "Tenant", Value: "2"}, {Name: "ce-subject", Value: "3"}}},
+		{ContentType: "a/b", Headers: []driver.Attr{{Name: "ce-id", Value: "4"}, {Name: "x", Value: "5"}}},
+		{},
+		{ID: "6", Source: "s", Type: "t", Key: "k", Time: "now", ContentType: "a/b", Headers: []driver.Attr{{Name: "x", Value: "6"}}},
+	}
+	e := newHeaderMap()
+	for range 2 {
+		for i := range msgs {
+			got, want := e.encode(&msgs[i]), newHeaderMap().encode(&msgs[i])
+			if !reflect.DeepEqual(got, want) || e.size != wireSize(want) {
+				t.Errorf("message %d: %v, %d bytes, want %v, %d bytes", i, got, e.size, want, wireSize(want))
+			}
+		}
+	}
+	e.anew(&msgs[0])["more"] = []string{"1"}
+	if got, want := e.anew(&msgs[1]), newHeaderMap().encode(&msgs[1]); !reflect.DeepEqual(got, want) {
+		t.Errorf("anew: %v, want %v", got, want)
+	}
+}
+
 // FuzzDecode: nothing that comes from outside ends more than its own message.
 func FuzzDecode(f *testing.F) {
 	f.Add("ce-type", "x", "CE-ID", "%")

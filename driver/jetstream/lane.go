@@ -441,7 +441,7 @@ func (a *applying) send(ctx context.Context, i int) error {
 		req, _ := json.Marshal(purgeRequest{Filter: subject, Seq: a.purge[i] + 1})
 		return a.publish(&nats.Msg{Subject: "$JS.API.STREAM.PURGE." + a.l.stream, Reply: reply, Data: req})
 	case !op.Delete:
-		h = a.headers.encode(&op.Entry.Msg)
+		h = a.headers.anew(&op.Entry.Msg)
 		delete(h, headerMsgID) // an entry is stored again and again
 		h[headerEntry] = []string{formatEntry(op.Entry)}
 		body = op.Entry.Msg.Body

@@ -272,15 +272,15 @@ func (b *Books) purchase(in *invoice, kind string, sum *big.Rat) {
 	}
 }
 
-// Recommended is in how many orders two goods stand together when the buyer hears of
+// recommended is in how many orders two goods stand together when the buyer hears of
 // them.
-const Recommended = 5
+const recommended = 5
 
 // close counts what follows from the totals.
 func (b *Books) close() {
 	b.Notes = b.Shortages
 	for _, n := range b.Pairs {
-		if n >= Recommended {
+		if n >= recommended {
 			b.Notes++
 		}
 	}

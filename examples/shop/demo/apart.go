@@ -90,8 +90,8 @@ func (a *apart) run(name string) error {
 	return nil
 }
 
-// disturb kills the next service that is to be killed when its share of the work is
-// done, and starts it again, as whatever runs a service does when it has ended.
+// disturb kills the next service that is to be killed, when its share of the orders is
+// published, and starts it again, as whatever runs a service does when it has ended.
 func (a *apart) disturb(share float64) error {
 	if n := len(a.cfg.Kill); a.killed == n || share < float64(a.killed+1)/float64(n+2) {
 		return nil
@@ -105,7 +105,7 @@ func (a *apart) disturb(share float64) error {
 	if err := a.run(old.name); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.cfg.Out, "%-14s  process %d is killed with %.0f %% of the items booked\n%-14s  process %d takes its place\n",
+	fmt.Fprintf(a.cfg.Out, "%-14s  process %d is killed when %.0f %% of the orders are published\n%-14s  process %d takes its place\n",
 		old.name, old.process.ID(), 100*share, old.name, a.children[old.name].process.ID())
 	return nil
 }

@@ -97,7 +97,7 @@ type services interface {
 	start(ctx context.Context, file *order.Retail) error
 	// failed gets an error that ends the run.
 	failed() <-chan error
-	// disturb does to them what is to happen when a share of the work is done.
+	// disturb does to them what is to happen when a share of the orders is published.
 	disturb(share float64) error
 	// health says what they are not healthy for.
 	health(ctx context.Context) []string
@@ -248,12 +248,6 @@ func (r *run) refuse(ctx context.Context) error {
 // work returns when the file is imported and all that follows from it is settled.
 func (r *run) work(ctx context.Context) error {
 	r.begun = time.Now()
-	items := 0
-	for _, o := range r.file.Orders {
-		if o.Kind != order.Adjusted {
-			items += len(o.Lines)
-		}
-	}
 	watch := r.watch()
 	next := time.NewTimer(0)
 	defer next.Stop()
@@ -279,7 +273,7 @@ func (r *run) work(ctx context.Context) error {
 			return err
 		}
 		r.badDay.look(p)
-		if err := r.services.disturb(float64(p.Items) / float64(items)); err != nil {
+		if err := r.services.disturb(float64(p.Orders.Published) / float64(len(r.file.Orders))); err != nil {
 			return err
 		}
 		// Asking the groups costs the broker something: so not before all is still.

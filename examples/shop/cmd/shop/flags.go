@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/posthorn/posthorn/examples/shop/demo"
-	"github.com/posthorn/posthorn/examples/shop/inventory"
+	"github.com/posthorn/posthorn/examples/shop/points"
 )
 
 type flags struct {
@@ -111,7 +111,8 @@ func (f *flags) again() string {
 }
 
 // apart has each service run by this program, in a process of its own. One of them is
-// killed on the way: the one whose books would tell if it had lost its place.
+// killed on the way, whose books would tell if anything were lost, repeated or turned
+// round.
 func (f *flags) apart(cfg *demo.Config) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -123,7 +124,7 @@ func (f *flags) apart(cfg *demo.Config) error {
 	case f.nats != "":
 		cfg.Broker = demo.NATS(f.nats)
 	}
-	cfg.Kill = []string{inventory.Group}
+	cfg.Kill = []string{points.Group}
 	cfg.Apart = func(name string, cfg demo.Config) *exec.Cmd {
 		args := []string{"-service", name, "-url", cfg.URL, "-dir", cfg.Dir}
 		if cfg.Keep {
