@@ -18,7 +18,7 @@ QUICK ?=
 LONG ?=
 CHECK ?=
 STORE ?=
-BENCH_FLAGS = $(if $(ROW),-row '$(ROW)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(DIR),-dir '$(abspath $(DIR))') \
+BENCH_FLAGS = $(if $(ROW),-row '$(value ROW)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(DIR),-dir '$(abspath $(DIR))') \
 	$(if $(QUICK),-quick=$(QUICK)) $(if $(LONG),-long=$(LONG)) $(if $(CHECK),-check=$(CHECK)) $(if $(STORE),-store=$(STORE))
 # Further flags for go test, such as ARGS='-run TestDrain -v'.
 ARGS ?=

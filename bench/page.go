@@ -43,7 +43,7 @@ const settingsText = `
 const repeatText = `
 ` + "```sh" + `
 make bench             # all of it, some 12 minutes, and writes this page
-make bench LONG=1      # also the backlog of 10,000,000, some 10 GB and 10 minutes more
+make bench LONG=1      # also the backlog of 10,000,000, some 10 GB of disk, 2 GB of memory and 10 minutes more
 make bench ROW=consume # only the rows whose names match; writes nothing
 make bench QUICK=1     # does it all work? The figures mean nothing
 make bench CHECK=1     # fails when a ratio is more than 15 % worse than the stored one, twice in a row; not of a p99, which is unsteady

@@ -134,7 +134,7 @@ func watermillRouter(t *task, sub message.Subscriber, m *meter) (*message.Router
 		subscriptions = 1 // the subscriber makes the others
 	}
 	for i := range subscriptions {
-		router.AddNoPublisherHandler(fmt.Sprint("handler-", i), t.Topic, sub, func(msg *message.Message) error {
+		router.AddConsumerHandler(fmt.Sprint("handler-", i), t.Topic, sub, func(msg *message.Message) error {
 			for _, name := range attributes {
 				if msg.Metadata.Get(name) == "" {
 					return fmt.Errorf("there is no header %s", name)
