@@ -107,7 +107,7 @@ func TestApart(t *testing.T) {
 // one goes on where it was.
 func TestApartInterrupted(t *testing.T) {
 	t.Parallel()
-	dir, data := t.TempDir(), slice(t, 900/few)
+	dir, data := t.TempDir(), slice(t, 700/few)
 	interrupt := func(cfg Config, more int64) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()

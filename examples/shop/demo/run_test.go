@@ -137,7 +137,7 @@ func TestMemory(t *testing.T) {
 // cmd/shop, without the race detector.
 func TestEmbedded(t *testing.T) {
 	t.Parallel()
-	mustEqual(t, Config{Dir: t.TempDir(), Data: slice(t, 600/few)})
+	mustEqual(t, Config{Dir: t.TempDir(), Data: slice(t, 500/few)})
 }
 
 // TestTampered changes one thing in a database after the other, and wants the table
@@ -213,7 +213,7 @@ func tamper(t *testing.T, path, change string) {
 // TestInterrupted ends a run in its middle, as Ctrl-C does, and runs again.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
-	dir, data := t.TempDir(), slice(t, 1200/few)
+	dir, data := t.TempDir(), slice(t, 800/few)
 	ctx, cancel := context.WithCancel(t.Context())
 	out := &output{on: func(line string) {
 		if _, ok := letters(line); ok && !strings.Contains(line, " orders 0 of") {
@@ -244,7 +244,7 @@ func TestKill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, data := t.TempDir(), slice(t, 1200/few)
+	dir, data := t.TempDir(), slice(t, 800/few)
 	for i := range 2 {
 		cmd := exec.CommandContext(t.Context(), exe)
 		cmd.Env = append(os.Environ(), childDir+"="+dir, childData+"="+data)

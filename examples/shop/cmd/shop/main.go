@@ -118,7 +118,7 @@ func serve(ctx context.Context, addr string, orders *order.Service) error {
 	}
 	fmt.Fprintf(os.Stderr, `
 The order API is on http://%[1]s; Ctrl-C ends it. For example:
-  curl -d '{"id": "W1", "customer": "17850", "lines": [{"stock_code": "85123A", "quantity": 2, "unit_price": "2.55"}]}' http://%[1]s/orders
+  curl -d '{"id": "W1", "customer": "20001", "lines": [{"stock_code": "85123A", "quantity": 2, "unit_price": "2.55"}]}' http://%[1]s/orders
   curl http://%[1]s/orders/W1
   curl -X POST http://%[1]s/orders/W1/cancel
 `, l.Addr())

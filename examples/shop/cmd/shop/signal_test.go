@@ -24,7 +24,7 @@ func TestCtrlC(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "kept")
-			args := append([]string{"-data", slice(t, 15_000), "-dir", dir}, how...)
+			args := append([]string{"-data", slice(t, 10_000), "-dir", dir}, how...)
 			cmd := exec.CommandContext(t.Context(), command, args...)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			cmd.Stderr = os.Stderr
@@ -37,9 +37,9 @@ func TestCtrlC(t *testing.T) {
 			}
 			var text strings.Builder
 			for in := bufio.NewScanner(stdout); in.Scan(); {
-				first := !strings.Contains(text.String(), "orders published")
+				first := !strings.Contains(text.String(), "| steps ")
 				text.WriteString(in.Text() + "\n")
-				if first && strings.Contains(in.Text(), "orders published") {
+				if first && strings.Contains(in.Text(), "| steps ") {
 					// As a terminal does: to the whole process group.
 					if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
 						t.Fatal(err)
