@@ -31,7 +31,7 @@ const settingsText = `
   Publishing and latency have a server of their own for each measurement, new and empty; consuming shares one, on which the backlogs wait.
 - The contenders take turns in each round, and another one begins each. A ratio is the median of the rounds' own ratios, its spread their lowest and highest; other figures are medians, their spread is that of the rounds.
 - Publishers encode the event as JSON and write the same eight headers (the CloudEvents attributes and ` + "`Nats-Msg-Id`" + `), the time among them; Watermill adds one with its own id.
-  Posthorn also computes what the broker knows the event by, and chooses the partition. 0.3 s go by before publishing is measured, for 1 s.
+  Posthorn also computes what the broker knows the event by, and chooses the partition. 0.3 s go by before publishing is measured, for 0.8 s.
 - Posthorn: all defaults; 8 partitions, which are 8 streams. Raw: one stream.
 - Raw client, by what was best when tried (` + "`make bench ROW=tune`" + `): ` + "`WithPublishAsyncMaxPending(4000)`, `PullMaxMessages(5000)`, `MaxAckPending` 20,000" + `, a durable consumer with its state in a file. It does not wait for the result of each asynchronous publish, but for all at the end.
 - Watermill: its package ` + "`pkg/jetstream`" + `, the no-op logger, router with ` + "`middleware.Retry`" + `. Its other package, ` + "`pkg/nats`" + `, was no faster. Tuned: ` + "`AckAsync`" + `, and the raw client's consumer settings.

@@ -148,7 +148,7 @@ func bytesOf(size int) string {
 // publish is a task that publishes for a while.
 func (s rowMaker) publish(who, how string, broker brokerKind, size, callers int) task {
 	return task{Who: who, Work: workPublish, How: how, Broker: broker, Topic: "bench", Size: size, Callers: callers,
-		Warm: s.duration(300 * time.Millisecond), For: s.duration(time.Second)}
+		Warm: s.duration(300 * time.Millisecond), For: s.duration(800 * time.Millisecond)}
 }
 
 func (s rowMaker) async(size int) *row {
