@@ -56,16 +56,32 @@ func (r Retry) withDefaults() engine.Retry {
 	return e
 }
 
+// A handling is one run of a handler: its context, and what that leads to, in one
+// piece.
+type handling struct {
+	context.Context
+	delivery Delivery
+	scope    scope
+}
+
+func (h *handling) Value(key any) any {
+	if _, ok := key.(scopeKey); ok {
+		return &h.scope
+	}
+	return h.Context.Value(key)
+}
+
 // run handles one delivery.
 func (g *Group) run(ctx context.Context, h Handler, it *engine.Item) engine.Verdict {
 	m := &it.Delivery.Msg
-	d := &Delivery{Data: m.Body}
+	hctx := &handling{Context: withTrace(ctx, m.Attrs)}
+	d, s := &hctx.delivery, &hctx.scope
+	d.Data = m.Body
 	readMeta(m, &d.Meta)
 	p := it.Partition()
 	d.Group, d.Topic, d.Partition, d.Position = g.name, p.Topic, p.N, it.Position()
 	d.Stored, d.Attempt, d.Fence = it.Delivery.Stored, it.Attempt(), it.Fence()
-	s := &scope{meta: &d.Meta, bus: g.bus, item: it}
-	hctx := context.WithValue(withTrace(ctx, m.Attrs), scopeKey{}, s)
+	s.meta, s.bus, s.item = &d.Meta, g.bus, it
 	// A handler that panics or ends its goroutine has returned, too.
 	defer s.shut()
 	err := h(hctx, d)

@@ -55,8 +55,8 @@ func (b *Bus) Stats() Stats {
 // groupCounts is what the engine sees of the counters.
 type groupCounts counters
 
-func (c *groupCounts) Started() { c.started.Add(1) }
-func (c *groupCounts) Handled() { c.handled.Add(1) }
+func (c *groupCounts) Started()      { c.started.Add(1) }
+func (c *groupCounts) Handled(n int) { c.handled.Add(int64(n)) }
 func (c *groupCounts) Retried(late bool) {
 	c.retried.Add(1)
 	if late {

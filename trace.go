@@ -41,9 +41,14 @@ func appendTrace(ctx context.Context, attrs []driver.Attr) []driver.Attr {
 
 // withTrace puts the span that an event carries into ctx, as a remote one.
 func withTrace(ctx context.Context, attrs []driver.Attr) context.Context {
-	c := attrCarrier{&attrs}
-	if c.Get(attrTraceParent) == "" {
-		return ctx
+	for i := range attrs {
+		if attrs[i].Name == attrTraceParent && attrs[i].Value != "" {
+			return extractTrace(ctx, attrs)
+		}
 	}
-	return propagation.TraceContext{}.Extract(ctx, c)
+	return ctx
+}
+
+func extractTrace(ctx context.Context, attrs []driver.Attr) context.Context {
+	return propagation.TraceContext{}.Extract(ctx, attrCarrier{&attrs})
 }

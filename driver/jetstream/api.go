@@ -269,22 +269,19 @@ func (d *jsDriver) purge(ctx context.Context, stream string, req purgeRequest) (
 }
 
 type consumerConfig struct {
-	Name          string        `json:"name"`
-	Durable       string        `json:"durable_name,omitempty"`
-	Description   string        `json:"description,omitempty"`
-	Deliver       string        `json:"deliver_policy"`
-	Start         uint64        `json:"opt_start_seq,omitempty"`
-	Ack           string        `json:"ack_policy"`
-	AckWait       time.Duration `json:"ack_wait,omitempty"`
-	MaxDeliver    int           `json:"max_deliver,omitempty"`
-	Filter        string        `json:"filter_subject,omitempty"`
-	Replay        string        `json:"replay_policy"`
-	MaxWaiting    int           `json:"max_waiting,omitempty"`
-	MaxAckPending int           `json:"max_ack_pending,omitempty"`
-	HeadersOnly   bool          `json:"headers_only,omitempty"`
-	Inactive      time.Duration `json:"inactive_threshold,omitempty"`
-	Replicas      int           `json:"num_replicas"`
-	Memory        bool          `json:"mem_storage"`
+	Name        string        `json:"name"`
+	Durable     string        `json:"durable_name,omitempty"`
+	Description string        `json:"description,omitempty"`
+	Deliver     string        `json:"deliver_policy"`
+	Start       uint64        `json:"opt_start_seq,omitempty"`
+	Ack         string        `json:"ack_policy"`
+	Filter      string        `json:"filter_subject,omitempty"`
+	Replay      string        `json:"replay_policy"`
+	MaxWaiting  int           `json:"max_waiting,omitempty"`
+	HeadersOnly bool          `json:"headers_only,omitempty"`
+	Inactive    time.Duration `json:"inactive_threshold,omitempty"`
+	Replicas    int           `json:"num_replicas"`
+	Memory      bool          `json:"mem_storage"`
 }
 
 type consumerInfo struct {

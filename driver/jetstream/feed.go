@@ -50,13 +50,10 @@ type feed struct {
 	bytes     int       // of msgs
 	asked     int       // messages asked for that have not arrived
 	alone     bool      // ask for one message of any size
-	heard     time.Time // when anything arrived
+	heard     bool      // something arrived since the wait for it began
 	broken    error     // why the consumer must be made again
 	denied    error     // the right to read is missing; told once
 	made      time.Time // when the stream was created, as first seen
-	acks      []ackRun
-	ackPrefix string
-	ackSuffix string
 	closed    bool
 }
 
@@ -65,10 +62,6 @@ type arrived struct {
 	stored int64
 	m      *nats.Msg
 }
-
-// An ackRun is a run of positions without a gap, so that the consumer's counts
-// follow from them.
-type ackRun struct{ first, last, count uint64 }
 
 func newFeed(d *jsDriver, stream, consumer, group string, floor uint64) *feed {
 	f := &feed{d: d, stream: stream, consumer: consumer, group: group, wake: make(chan struct{}, 1), last: floor}
@@ -127,6 +120,9 @@ func (f *feed) fetch(ctx context.Context, into []driver.Delivery, maxBytes int, 
 
 // waitArrival returns when something has arrived or has failed to for too long.
 func (f *feed) waitArrival(ctx context.Context, ended <-chan struct{}) error {
+	f.mu.Lock()
+	f.heard = false
+	f.mu.Unlock()
 	if f.timer == nil {
 		f.timer = time.NewTimer(pullSilence)
 	} else {
@@ -141,7 +137,7 @@ func (f *feed) waitArrival(ctx context.Context, ended <-chan struct{}) error {
 		return fmt.Errorf("jetstream: stream %s: %w", f.stream, driver.ErrLost)
 	case <-f.timer.C:
 		f.mu.Lock()
-		if time.Since(f.heard) >= pullSilence { // monotonic
+		if !f.heard {
 			f.broken = errors.New("not even a heartbeat came")
 		}
 		f.mu.Unlock()
@@ -249,11 +245,12 @@ func (f *feed) sameStream(ctx context.Context, from uint64) error {
 		f.stream, info.State.Last, from-1, driver.ErrLost)
 }
 
+// config is that of a consumer which only reads: our own record says what is
+// settled, and the server keeps nothing of each message.
 func (f *feed) config(from uint64) consumerConfig {
 	return consumerConfig{
 		Name: f.consumer, Durable: f.consumer, Description: "Posthorn: a tenure of group " + f.group,
-		Deliver: "by_start_sequence", Start: from, Ack: "all", AckWait: 24 * time.Hour, MaxDeliver: -1,
-		Replay: "instant", MaxWaiting: 64, MaxAckPending: -1, Replicas: 1, Memory: true,
+		Deliver: "by_start_sequence", Start: from, Ack: "none", Replay: "instant", MaxWaiting: 64, Replicas: 1, Memory: true,
 	}
 }
 
@@ -271,8 +268,7 @@ func (f *feed) subscribe() error {
 		return err
 	}
 	f.sub, f.inbox, f.broken = sub, inbox, nil
-	f.asked, f.deliverNo, f.acks, f.ackPrefix = 0, 0, nil, ""
-	f.heard = time.Now() // monotonic
+	f.asked, f.deliverNo = 0, 0
 	return nil
 }
 
@@ -281,7 +277,7 @@ func (f *feed) receive(inbox string, m *nats.Msg) {
 	f.mu.Lock()
 	idle := f.head == len(f.msgs)
 	if inbox == f.inbox && !f.closed {
-		f.heard = time.Now() // monotonic
+		f.heard = true
 		if strings.HasPrefix(m.Reply, "$JS.ACK.") {
 			f.arrive(m)
 		} else {
@@ -314,7 +310,6 @@ func (f *feed) arrive(m *nats.Msg) {
 		return
 	}
 	f.last, f.deliverNo, f.alone = a.stream, a.consumer, false
-	f.noteRun(a)
 	f.msgs = append(f.msgs, arrived{pos: a.stream, stored: a.stored, m: m})
 	f.bytes += messageBytes(m)
 }
@@ -382,41 +377,6 @@ type pullRequest struct {
 	Heartbeat time.Duration `json:"idle_heartbeat"`
 }
 
-// noteRun remembers how positions and the consumer's counts go together.
-func (f *feed) noteRun(a replyInfo) {
-	if f.ackPrefix == "" {
-		f.ackPrefix, f.ackSuffix = a.prefix, a.suffix
-	}
-	if n := len(f.acks); n > 0 && f.acks[n-1].last+1 == a.stream {
-		f.acks[n-1].last = a.stream
-		return
-	}
-	f.acks = append(f.acks, ackRun{first: a.stream, last: a.stream, count: a.consumer})
-}
-
-// ack tells the consumer that all up to the floor is done. It is for those who
-// look at the consumer, and keeps what the server remembers small; our own
-// record is what counts.
-func (f *feed) ack(floor uint64) {
-	f.mu.Lock()
-	var run ackRun
-	for len(f.acks) > 0 && f.acks[0].first <= floor {
-		run = f.acks[0]
-		if len(f.acks) == 1 || f.acks[1].first > floor {
-			break
-		}
-		f.acks = f.acks[1:]
-	}
-	prefix, suffix := f.ackPrefix, f.ackSuffix
-	f.mu.Unlock()
-	if run.count == 0 {
-		return
-	}
-	pos := min(floor, run.last)
-	subject := fmt.Sprintf("%s1.%d.%d.0.0%s", prefix, pos, run.count+pos-run.first, suffix)
-	_ = f.d.nc.Publish(subject, []byte("+ACK"))
-}
-
 func (f *feed) close() {
 	f.d.mu.Lock()
 	delete(f.d.feeds, f)
@@ -434,10 +394,9 @@ func (f *feed) close() {
 // $JS.ACK.<stream>.<consumer>.<times>.<position>.<count>.<time>.<pending>, or with
 // a domain and an account before the stream and perhaps a token at the end.
 type replyInfo struct {
-	prefix, suffix string
-	stream         uint64 // position in the stream
-	consumer       uint64 // count of the consumer
-	stored         int64  // nanoseconds
+	stream   uint64 // position in the stream
+	consumer uint64 // count of the consumer
+	stored   int64  // nanoseconds
 }
 
 func parseReply(s string) (replyInfo, bool) {
@@ -471,9 +430,5 @@ func parseReply(s string) (replyInfo, bool) {
 	a.stream, err1 = strconv.ParseUint(token(at+1), 10, 64)
 	a.consumer, err2 = strconv.ParseUint(token(at+2), 10, 64)
 	a.stored, err3 = strconv.ParseInt(token(at+3), 10, 64)
-	a.prefix = s[:cut[at]]
-	if n == 12 {
-		a.suffix = s[cut[11]-1:]
-	}
 	return a, err1 == nil && err2 == nil && err3 == nil
 }

@@ -200,8 +200,12 @@ func decode(h nats.Header, m *driver.Message) error {
 		return nil
 	}
 	r := headerReader{m: m}
-	for name, values := range h {
-		r.read(name, values)
+	if r.usual(h) < len(h) {
+		for name, values := range h {
+			if len(values) != 1 || !isUsual(name) {
+				r.read(name, values)
+			}
+		}
 	}
 	if m.ContentType == "" {
 		m.ContentType = r.plainType
@@ -246,6 +250,43 @@ type headerReader struct {
 	version   string
 	plainType string
 	errs      []error
+}
+
+// usual reads the headers that nearly each event has, as they are written here, and
+// returns how many there were. One that is there more than once is left to read.
+func (r *headerReader) usual(h nats.Header) (n int) {
+	m := r.m
+	n = r.take(h, "ce-specversion", &r.version) + r.take(h, "ce-id", &m.ID) + r.take(h, "ce-source", &m.Source) +
+		r.take(h, "ce-type", &m.Type) + r.take(h, "ce-subject", &m.Key) + r.take(h, "ce-time", &m.Time) +
+		r.take(h, "ce-datacontenttype", &m.ContentType)
+	if len(h[headerMsgID]) == 1 {
+		n++
+	}
+	return n
+}
+
+func (r *headerReader) take(h nats.Header, name string, into *string) int {
+	values := h[name]
+	if len(values) != 1 {
+		return 0
+	}
+	v := values[0]
+	for i := range len(v) {
+		if v[i] == '%' || v[i] >= utf8.RuneSelf {
+			r.attr(name[len(attrPrefix):], unescape(v))
+			return 1
+		}
+	}
+	*into = v
+	return 1
+}
+
+func isUsual(name string) bool {
+	switch name {
+	case "ce-specversion", "ce-id", "ce-source", "ce-type", "ce-subject", "ce-time", "ce-datacontenttype", headerMsgID:
+		return true
+	}
+	return false
 }
 
 func (r *headerReader) read(name string, values []string) {

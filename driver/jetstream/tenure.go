@@ -261,8 +261,7 @@ func (t *tenure) Checkpoint(ctx context.Context, c driver.Checkpoint) error {
 	return t.record(ctx, c, t.member)
 }
 
-// record makes what was handed out durable, then the record, then tells the
-// consumer. member holds the partition from then on.
+// record makes what was handed out durable, then the record. member holds the partition from then on.
 func (t *tenure) record(ctx context.Context, c driver.Checkpoint, member string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -277,11 +276,7 @@ func (t *tenure) record(ctx context.Context, c driver.Checkpoint, member string)
 	if err := t.write(ctx, c, member); err != nil {
 		return err
 	}
-	if err := t.d.syncs.wait(ctx); err != nil {
-		return err
-	}
-	t.feed.ack(c.Floor)
-	return nil
+	return t.d.syncs.wait(ctx)
 }
 
 // cover waits until all that was handed out is durable: messages can be read

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
@@ -60,12 +61,14 @@ type Handler struct {
 	Flush   func()
 	Timeout time.Duration
 	Retry   Retry
+
+	pace time.Duration // how long it has taken of late
 }
 
 // Counts are incremented by the engine.
 type Counts interface {
 	Started()
-	Handled()
+	Handled(n int)
 	Retried(late bool)
 	Dead(quarantined bool)
 	Skipped(n int) // less than zero: they were not, after all
@@ -125,10 +128,14 @@ type Group struct {
 	work      sync.Cond // idle workers wait here
 	changed   sync.Cond // all others wait here: room, drained
 	ready     itemList
-	idle      int
-	workers   int
-	abandoned int
-	runs      map[*run]struct{}
+	idle      int                  // workers that wait, and are not roused
+	waking    bool                 // one is on its way
+	workers   map[*worker]struct{} // those of abandoned handlers, too
+	abandoned int                  // of these
+	running   int                  // items that workers have
+	quick     int                  // workers that are expected back at once
+	procs     int                  // of these, no more are roused
+	soon      bool                 // watch looks after them
 	tenures   map[driver.Partition]*tenure
 	leaving   map[driver.Tenure]chan struct{} // being released; closed when that is done
 	suspects  itemList
@@ -158,7 +165,8 @@ func Start(cfg Config, stands driver.GroupSpec, failed func(error)) *Group {
 	g := &Group{
 		cfg:     cfg,
 		log:     cfg.Log.With("group", cfg.Name),
-		runs:    map[*run]struct{}{},
+		workers: map[*worker]struct{}{},
+		procs:   runtime.GOMAXPROCS(0),
 		tenures: map[driver.Partition]*tenure{},
 		leaving: map[driver.Tenure]chan struct{}{},
 		wakeW:   make(chan struct{}, 1),
@@ -168,6 +176,13 @@ func Start(cfg Config, stands driver.GroupSpec, failed func(error)) *Group {
 	g.base, g.cancel = context.WithCancel(context.Background())
 	ctx, cancel := context.WithCancel(context.Background())
 	g.join = cancel
+	for _, hs := range []map[string]*Handler{cfg.Handlers, cfg.Foreign} {
+		for _, h := range hs {
+			if h != nil {
+				h.pace = slowPace
+			}
+		}
+	}
 	g.mu.Lock()
 	g.watchAt = time.Now().Add(time.Hour) // monotonic
 	g.resumes = stands.Resumes
@@ -203,6 +218,7 @@ var ErrDrain = errors.New("handlers were still running when the drain ended")
 func (g *Group) Stop(ctx context.Context) error {
 	g.mu.Lock()
 	g.draining = true
+	g.recall()
 	for _, t := range g.tenures {
 		t.stopFetching()
 	}
@@ -210,15 +226,15 @@ func (g *Group) Stop(ctx context.Context) error {
 	g.mu.Unlock()
 	g.flush()
 
-	g.await(ctx, func() bool { return len(g.runs) == 0 })
+	g.await(ctx, func() bool { return g.running == 0 })
 	if ctx.Err() != nil {
 		g.cancel() // and a moment to heed it
 	}
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterDrain)
 	defer cancel()
-	g.await(late, func() bool { return len(g.runs) == g.abandoned })
+	g.await(late, func() bool { return g.running == g.abandoned })
 	g.mu.Lock()
-	left := len(g.runs)
+	left := g.running
 	for _, t := range g.tenures {
 		t.moveFailed()
 	}
@@ -364,6 +380,7 @@ func (m *member) Revoke(ctx context.Context, d driver.Tenure) {
 		gone = t.gone
 		if !t.closing {
 			t.closing = true
+			g.recall()
 			t.stopFetching()
 			g.returning++
 			g.routines.Add(1)

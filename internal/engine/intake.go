@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"time"
 
@@ -56,23 +55,32 @@ func (t *tenure) fetch() {
 // the tenure is to end.
 func (t *tenure) room() (messages, bytes int) {
 	g := t.g
-	stop := context.AfterFunc(t.ctx, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.changed.Broadcast()
-	})
-	defer stop()
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	defer func() { t.waits = false }()
 	for {
 		if t.lost || t.ctx.Err() != nil {
 			return 0, 0
 		}
 		messages, bytes = t.roomNow(), g.share()-t.bytes
-		if !g.paused && t.served() && messages > 0 && bytes > 0 {
+		if !g.paused && t.served() && bytes > 0 && t.roomy(messages) {
 			return messages, bytes
 		}
-		g.changed.Wait()
+		t.waits = true
+		t.roomC.Wait()
+	}
+}
+
+// roomy tells whether there is room for so much that it is worth a Fetch: for a
+// part of the window, or for anything when there is nothing else to do.
+func (t *tenure) roomy(messages int) bool {
+	return messages >= min(maxFetch, t.g.cfg.Window/4) || messages > 0 && (t.queue || t.running+t.ahead == 0)
+}
+
+// nudge has all fetchers look again whether there is room.
+func (g *Group) nudge() {
+	for _, t := range g.tenures {
+		t.roomC.Broadcast()
 	}
 }
 
@@ -217,7 +225,9 @@ func (t *tenure) makeRoom(pos uint64) bool {
 			t.press = true
 			t.wakeRecorder()
 		}
-		t.g.changed.Wait()
+		t.waits, t.anyRoom = true, true
+		t.roomC.Wait()
+		t.waits, t.anyRoom = false, false
 	}
 	return true
 }

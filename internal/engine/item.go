@@ -112,6 +112,15 @@ func (l *itemList) pop() *Item {
 	return it
 }
 
+// unpop puts an item before all others.
+func (l *itemList) unpop(it *Item) {
+	it.next = l.head
+	if l.head = it; l.tail == nil {
+		l.tail = it
+	}
+	l.n++
+}
+
 // remove takes out an item that stands behind prev, or first.
 func (l *itemList) remove(prev, it *Item) {
 	if prev == nil {

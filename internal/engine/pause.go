@@ -36,17 +36,19 @@ func (g *Group) setPaused() {
 	was := g.paused
 	g.paused = g.told != "" || g.flood != ""
 	if g.paused {
+		g.recall()
 		g.takeSuspectsBack()
 	}
 	if !was || g.paused {
 		return
 	}
-	for range min(g.ready.n, g.cfg.Concurrency) {
+	if g.ready.n > 0 {
 		g.rouse()
 	}
 	for _, t := range g.tenures {
 		t.wakeClerk()
 	}
+	g.nudge()
 	g.changed.Broadcast()
 }
 

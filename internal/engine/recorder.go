@@ -175,6 +175,7 @@ func (t *tenure) record() (time.Duration, error) {
 		if t.press = false; !sure {
 			t.win.confirm(high)
 		}
+		t.roomC.Broadcast()
 		t.recorded(c)
 	}
 	if t.raise || t.queue && t.changes > 0 || t.changes >= checkpointEvery || t.fills() && !t.unsure() {

@@ -53,9 +53,9 @@ func (t *tenure) giveBack() {
 
 // cancelRuns ends the contexts of the handlers that run.
 func (t *tenure) cancelRuns(cause error) {
-	for r := range t.g.runs {
-		if r.it.t == t && r.cancel != nil { // else it has just begun: see setCancel
-			r.cancel(cause)
+	for w := range t.g.workers {
+		if r := w.running(); r != nil && r.it.t == t {
+			r.ctx.end(cause)
 		}
 	}
 }

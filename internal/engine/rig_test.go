@@ -140,7 +140,7 @@ type runner struct {
 type counts struct{ started, handled, retried, dead, skipped, expired, parked, abandoned atomic.Int64 }
 
 func (c *counts) Started()      { c.started.Add(1) }
-func (c *counts) Handled()      { c.handled.Add(1) }
+func (c *counts) Handled(n int) { c.handled.Add(int64(n)) }
 func (c *counts) Retried(bool)  { c.retried.Add(1) }
 func (c *counts) Dead(bool)     { c.dead.Add(1) }
 func (c *counts) Skipped(n int) { c.skipped.Add(int64(n)) }

@@ -19,7 +19,7 @@ const (
 func (g *Group) status() driver.Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := driver.Status{InFlight: len(g.runs), Paused: g.whyPaused(), Lacks: g.sub.lacking()}
+	s := driver.Status{InFlight: g.running, Paused: g.whyPaused(), Lacks: g.sub.lacking()}
 	now := time.Now() // monotonic
 	for _, t := range g.tenures {
 		s.Retrying += len(t.waiting) + t.due.Len()

@@ -75,6 +75,7 @@ func (g *Group) takeIn(spec driver.GroupSpec) {
 	if old == nil {
 		return
 	}
+	g.recall() // a topic may have come to lack a handler
 	for _, t := range g.tenures {
 		if maps.Equal(old.types[t.part.Topic], g.sub.types[t.part.Topic]) {
 			continue
@@ -82,6 +83,7 @@ func (g *Group) takeIn(spec driver.GroupSpec) {
 		t.doubt()
 		t.unstall()
 	}
+	g.nudge()
 	g.changed.Broadcast()
 }
 
@@ -142,7 +144,12 @@ func (t *tenure) doubt() {
 func (t *tenure) unsure() bool { return t.doubts || !t.served() }
 
 // served tells whether this member can serve the topic.
-func (t *tenure) served() bool { return t.g.sub.serves(t.part.Topic) }
+func (t *tenure) served() bool {
+	if t.knows != t.g.sub {
+		t.knows, t.serves = t.g.sub, t.g.sub.serves(t.part.Topic)
+	}
+	return t.serves
+}
 
 // wanted tells whether messages of a type are to be handled here.
 func (t *tenure) wanted(sub *subscription, typ string) bool {

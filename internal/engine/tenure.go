@@ -22,6 +22,8 @@ type tenure struct {
 	unordered bool
 	share     int // of the window, for one key
 	name      string
+	knows     *subscription // what follows from it:
+	serves    bool          // see served
 
 	// The fetcher is asked to end by stop; done is closed when the three
 	// goroutines have ended.
@@ -87,6 +89,10 @@ type tenure struct {
 	live     map[string]struct{} // the names of its entries in memory
 	waiting  map[*Item]struct{}
 
+	roomC   sync.Cond // the fetcher waits here for room
+	waits   bool      // it does
+	anyRoom bool      // it waits for a position to fit
+
 	wakeC chan struct{} // the clerk
 	wakeS chan struct{} // the recorder
 }
@@ -112,6 +118,7 @@ func newTenure(g *Group, d driver.Tenure) *tenure {
 		scribe:    make(chan struct{}),
 		order:     d.Fence() << 40,
 	}
+	t.roomC.L = &g.mu
 	start := d.Start()
 	t.win = newWindow(start.Floor, g.cfg.Window)
 	t.win.load(start.Finished)
@@ -135,7 +142,7 @@ func (t *tenure) start() {
 // stopFetching ends the fetcher. Group.mu is held.
 func (t *tenure) stopFetching() {
 	t.stop()
-	t.progress() // it may be waiting for room
+	t.roomC.Broadcast()
 }
 
 // idleNow tells whether starts are to be held back.
@@ -145,9 +152,11 @@ func (t *tenure) idleNow() bool { return t.lost || t.closing || t.g.draining || 
 // end, or the topic will be given back because a handler is missing.
 func (t *tenure) stalls() bool { return t.lapsed() || !t.served() }
 
-func (t *tenure) lapsed() bool {
+func (t *tenure) lapsed() bool { return t.lapsedAt(time.Now()) } // monotonic
+
+func (t *tenure) lapsedAt(now time.Time) bool {
 	by := t.d.StartBy()
-	return !by.IsZero() && !time.Now().Before(by) // monotonic
+	return !by.IsZero() && !now.Before(by)
 }
 
 // unstall lets go what was held back, if it may be started now.
@@ -244,7 +253,12 @@ func (it *Item) left() {
 }
 
 // progress wakes those who wait for room or for the end.
-func (t *tenure) progress() { t.g.changed.Broadcast() }
+func (t *tenure) progress() {
+	if t.waits && (t.anyRoom || t.roomy(t.roomNow())) {
+		t.roomC.Signal()
+	}
+	t.g.changed.Broadcast()
+}
 
 // lose ends a tenure that the broker has given to somebody else.
 func (t *tenure) lose(err error) {
@@ -255,6 +269,7 @@ func (t *tenure) lose(err error) {
 	t.g.log.Warn("partition lost", "topic", t.part.Topic, "partition", t.part.N, "error", err)
 	t.stop()
 	t.stopAll()
+	t.g.recall()
 	t.cancelRuns(driver.ErrLost)
 	for it := range t.waiting {
 		it.timer.Stop()
@@ -269,6 +284,8 @@ func (t *tenure) lose(err error) {
 		delete(t.g.tenures, t.part)
 		close(t.gone)
 	}
+	t.roomC.Broadcast()
+	t.g.nudge() // the others have its share of the room
 	t.progress()
 }
 
@@ -283,7 +300,9 @@ func (t *tenure) letGoOf(ctx context.Context) error {
 	t.stop()
 	g.mu.Lock()
 	t.closing = true
+	g.recall()
 	g.changed.Broadcast()
+	t.roomC.Broadcast()
 	g.mu.Unlock()
 	<-t.fetched
 	t.stopAll()
@@ -306,6 +325,7 @@ func (t *tenure) letGoOf(ctx context.Context) error {
 	}
 	delete(g.tenures, t.part)
 	g.leaving[t.d] = t.gone
+	g.nudge()
 	g.changed.Broadcast()
 	g.mu.Unlock()
 	defer func() {

@@ -5,18 +5,64 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
 )
 
+const (
+	// quickPace is what a handler needs that does not wait for anything.
+	quickPace = 10 * time.Microsecond
+	// maxHand is how many items a worker takes at a time, at most.
+	maxHand = 64
+	// handTime is for how long they keep it busy, by what their handlers have taken of
+	// late.
+	handTime = 100 * time.Microsecond
+	// slowPace is what a handler is taken to need that has not run yet, and the most
+	// that one run of it says of the next.
+	slowPace = 2 * time.Millisecond
+	// recallAfter is how long a handler may run before others take what its worker has
+	// taken besides.
+	recallAfter = time.Millisecond
+)
+
+// A worker runs handlers, one at a time. It takes several items at once as long
+// as their handlers are quick: to take one, and to settle one, costs more than such
+// a handler. What it has taken and not started can be taken back at any time, and is
+// when a handler is not quick after all, or when nothing may start any more.
+type worker struct {
+	g *Group
+
+	mu     sync.Mutex // a leaf below Group.mu
+	hand   []*Item    // taken, and not started
+	spare  []*Item    // what hand was made of
+	done   []ended    // finished, and not settled
+	cur    *run       // the handler that runs
+	counts bool       // the start of the one in hand, a suspect, is on record
+	gone   bool       // it has been replaced: its handler was abandoned
+	quick  bool       // it is expected back at once; guarded by Group.mu
+}
+
 // A run is a handler at work.
 type run struct {
 	it        *Item
-	cancel    context.CancelCauseFunc
+	ctx       runContext
 	started   time.Time
-	limit     time.Time // when it is abandoned
 	abandoned bool
+}
+
+// limit is when it is abandoned.
+func (r *run) limit() time.Time { return r.started.Add(r.it.h.allowed()) }
+
+// allowed is for how long a handler is waited for.
+func (h *Handler) allowed() time.Duration { return h.Timeout + grace(h.Timeout) }
+
+// An ended is a run and what came of it.
+type ended struct {
+	r    *run
+	v    Verdict
+	took time.Duration
 }
 
 // push makes an item available to the workers, and sees that one is awake.
@@ -26,50 +72,177 @@ func (g *Group) push(it *Item) {
 	g.rouse()
 }
 
+// rouse sees that a worker is on its way, unless one is: it rouses the next if
+// there is more than it takes.
 func (g *Group) rouse() {
 	switch {
-	case g.over || g.draining || g.paused:
+	case g.over || g.draining || g.paused || g.waking:
+	case g.quick >= g.procs:
+		// More of them would only be in each other's way. Should these not be back at
+		// once after all, relieve rouses others.
+		g.lookSoon()
 	case g.idle > 0:
 		g.idle--
+		g.waking = true
 		g.work.Signal()
-	case g.workers < g.cfg.Concurrency:
-		g.workers++
+	case len(g.workers)-g.abandoned < g.cfg.Concurrency:
+		g.waking = true
+		w := &worker{g: g}
+		g.workers[w] = struct{}{}
 		g.routines.Add(1)
-		go g.worker()
+		go g.worker(w)
 	}
 }
 
 // worker runs handlers until the group is over, or until one of them was
 // abandoned: then it has been replaced.
-func (g *Group) worker() {
+func (g *Group) worker(w *worker) {
 	defer g.routines.Done()
 	g.mu.Lock()
-	for !g.over {
-		it := g.next()
-		if it == nil {
+	g.waking = false
+	for {
+		if w.quick {
+			w.quick = false
+			g.quick--
+		}
+		g.settleDone(w)
+		if g.over {
+			break
+		}
+		if !g.deal(w) {
 			g.idle++
 			g.work.Wait()
+			g.waking = false
 			continue
 		}
-		r := g.begin(it)
 		g.mu.Unlock()
-		v, returned := g.call(r)
-		g.mu.Lock()
-		if g.end(r, v) || !returned {
-			if !returned && !r.abandoned {
-				g.workers--
-				g.rouse()
-			}
-			g.mu.Unlock()
+		if !w.run() {
 			return
 		}
+		g.mu.Lock()
 	}
-	g.workers--
+	delete(g.workers, w)
 	g.mu.Unlock()
 }
 
+// deal gives a worker what it is to do next, and says false when there is nothing.
+func (g *Group) deal(w *worker) bool {
+	g.putBack(w)
+	now := time.Now() // monotonic
+	it := g.next(now)
+	if it == nil {
+		return false
+	}
+	clear(w.spare)
+	hand, left := w.spare[:0], handTime
+	counts := it.counts
+	for it != nil {
+		g.begin(it, now)
+		hand = append(hand, it)
+		left -= it.h.pace
+		if it.h.pace > quickPace || it.judged != nil || len(hand) == maxHand {
+			break
+		}
+		if head := g.ready.head; head == nil || head.judged != nil || head.h.pace > min(left, quickPace) {
+			break
+		}
+		if it = g.next(now); it != nil && (it.judged != nil || it.h.pace > min(left, quickPace)) {
+			it.unbegun() // those before it were not to be started
+			g.ready.unpop(it)
+			break
+		}
+	}
+	if w.quick = hand[0].h.pace <= quickPace; w.quick {
+		g.quick++
+	}
+	w.mu.Lock()
+	w.hand, w.spare, w.counts = hand, hand, counts
+	w.mu.Unlock()
+	if len(hand) > 1 {
+		g.lookSoon()
+	}
+	if g.ready.n > 0 {
+		g.rouse()
+	}
+	return true
+}
+
+// lookSoon has watch look whether quick handlers are quick.
+func (g *Group) lookSoon() {
+	if !g.soon {
+		g.soon = true
+		wake(g.wakeW)
+	}
+}
+
+// unbegun undoes what next has noted of an item that is not started after all.
+func (it *Item) unbegun() {
+	it.where = inReady
+	if !it.t.queue && it.entry == nil {
+		it.t.ahead++
+	}
+}
+
+// putBack takes back what a worker has not started.
+func (g *Group) putBack(w *worker) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := len(w.hand) - 1; i >= 0; i-- {
+		it := w.hand[i]
+		it.counts = it.judged != nil && w.counts
+		g.running--
+		it.t.running--
+		it.t.starts--
+		it.unbegun()
+		g.ready.unpop(it)
+	}
+	w.hand = nil
+}
+
+// recall takes back what all workers have not started: from now on nothing starts
+// that next does not let go.
+func (g *Group) recall() {
+	n := g.ready.n
+	for w := range g.workers {
+		g.putBack(w)
+	}
+	if g.ready.n > n {
+		g.rouse()
+	}
+}
+
+// settleDone settles what a worker has finished.
+func (g *Group) settleDone(w *worker) {
+	w.mu.Lock()
+	done := w.done
+	w.done = nil
+	w.mu.Unlock()
+	if len(done) == 0 {
+		return
+	}
+	handled := 0
+	for i := range done {
+		e := &done[i]
+		e.r.it.h.took(e.took)
+		if g.end(e.r, e.v) {
+			handled++
+		}
+	}
+	clear(done)
+	w.mu.Lock()
+	if w.done == nil {
+		w.done = done[:0]
+	}
+	w.mu.Unlock()
+	g.cfg.Counts.Handled(handled)
+	g.changed.Broadcast()
+}
+
+// took notes how long a run has taken.
+func (h *Handler) took(d time.Duration) { h.pace += (min(d, slowPace) - h.pace) / 8 }
+
 // next takes the next item that may be started.
-func (g *Group) next() *Item {
+func (g *Group) next(now time.Time) *Item {
 	for {
 		if g.draining || g.paused || g.over {
 			return nil
@@ -82,15 +255,16 @@ func (g *Group) next() *Item {
 		if !t.queue && it.entry == nil {
 			t.ahead--
 		}
+		stalls := t.lapsedAt(now) || !t.served()
 		switch {
 		case t.lost:
 			it.left()
 		case t.closing:
 			it.where = nowhere
 			t.shelve(it)
-		case t.stalls() && it.judged != nil:
+		case stalls && it.judged != nil:
 			t.takeBack(it)
-		case t.stalls():
+		case stalls:
 			it.where = inStalled
 			t.stalled.push(it)
 			wake(g.wakeW)
@@ -109,24 +283,17 @@ func (t *tenure) finishKeyed(it *Item) {
 	t.releaseKey(k)
 }
 
-// begin notes a start.
-func (g *Group) begin(it *Item) *run {
+// begin notes that a worker has an item.
+func (g *Group) begin(it *Item, now time.Time) {
 	it.where, it.counts, it.alone = inRun, false, it.judged != nil
 	t := it.t
+	g.running++
 	t.running++
 	t.starts++
 	t.raiseMark()
-	now := time.Now() // monotonic
-	if it.rec.First == 0 {
-		it.rec.First = g.cfg.Clock.Now().UnixMilli()
-	}
-	r := &run{it: it, started: now, limit: now.Add(it.h.Timeout + grace(it.h.Timeout))}
-	g.runs[r] = struct{}{}
-	if r.limit.Before(g.watchAt) {
+	if now.Add(it.h.allowed()).Before(g.watchAt) {
 		wake(g.wakeW)
 	}
-	g.cfg.Counts.Started()
-	return r
 }
 
 // grace is how long after its timeout a handler may take to notice.
@@ -134,39 +301,96 @@ func grace(timeout time.Duration) time.Duration {
 	return min(max(timeout/10, 100*time.Millisecond), 5*time.Second)
 }
 
+// run runs what the worker has taken. It returns false when the worker has been
+// replaced, or ends.
+func (w *worker) run() bool {
+	now := time.Now() // monotonic
+	for {
+		r := w.start(now)
+		if r == nil {
+			return true
+		}
+		v, returned := w.call(r)
+		if !returned {
+			return false
+		}
+		now = time.Now() // monotonic
+		if !w.finish(r, v, now) {
+			w.g.mu.Lock()
+			w.g.returned(w, r)
+			w.g.mu.Unlock()
+			return false
+		}
+	}
+}
+
+// start starts the next item that the worker has, or returns nil: when there is
+// none, or it may not be started any more.
+func (w *worker) start(now time.Time) *run {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.hand) == 0 {
+		return nil
+	}
+	it := w.hand[0]
+	if it.t.lapsedAt(now) {
+		return nil
+	}
+	w.hand = w.hand[1:]
+	r := &run{it: it, started: now}
+	r.ctx.base, r.ctx.deadline = w.g.base, now.Add(it.h.Timeout)
+	w.cur = r
+	w.g.cfg.Counts.Started()
+	return r
+}
+
+// finish notes a verdict, and says false when the run was abandoned.
+func (w *worker) finish(r *run, v Verdict, now time.Time) bool {
+	r.ctx.finish()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gone {
+		return false
+	}
+	w.cur = nil
+	w.done = append(w.done, ended{r, v, now.Sub(r.started)})
+	return true
+}
+
 // call runs the handler. returned is false when it ended its goroutine instead:
-// then call does not return to worker but runs the rest itself.
-func (g *Group) call(r *run) (v Verdict, returned bool) {
-	it := r.it
-	ctx, cancel := context.WithCancelCause(g.base)
-	r.setCancel(g, cancel)
-	defer cancel(nil)
-	ctx, stop := context.WithDeadlineCause(ctx, r.started.Add(it.h.Timeout), context.DeadlineExceeded)
-	defer stop()
-	ended := false
+// then call does not return to run but does the rest itself.
+func (w *worker) call(r *run) (v Verdict, returned bool) {
 	defer func() {
-		if ended {
+		if returned {
 			return
 		}
 		if p := recover(); p != nil {
 			v, returned = Verdict{Kind: Fail, Code: "panic", Err: fmt.Errorf("panic: %v\n%s", p, debug.Stack())}, true
 			return
 		}
-		// runtime.Goexit: this goroutine ends when its deferred calls have run.
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.end(r, Verdict{Kind: Fail, Code: "panic", Err: errGoexit})
-		if !r.abandoned {
-			g.workers--
-			g.rouse()
-		}
+		w.exit(r) // runtime.Goexit: this goroutine ends when its deferred calls have run
 	}()
-	v = it.h.Run(ctx, it)
-	if v.Kind == Fail && ctx.Err() != nil && errors.Is(v.Err, context.DeadlineExceeded) {
+	v = r.it.h.Run(&r.ctx, r.it)
+	if v.Kind == Fail && r.ctx.Err() != nil && errors.Is(v.Err, context.DeadlineExceeded) {
 		v.Code = "timeout"
 	}
-	ended = true
 	return v, true
+}
+
+// exit does what is left to do when a handler has ended the worker's goroutine.
+func (w *worker) exit(r *run) {
+	g := w.g
+	still := w.finish(r, Verdict{Kind: Fail, Code: "panic", Err: errGoexit}, time.Now()) // monotonic
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !still {
+		g.returned(w, r)
+		return
+	}
+	g.settleDone(w)
+	g.putBack(w)
+	delete(g.workers, w)
+	g.rouse()
 }
 
 var (
@@ -174,48 +398,53 @@ var (
 	errStuck  = errors.New("the handler did not return at its deadline")
 )
 
-func (r *run) setCancel(g *Group, cancel context.CancelCauseFunc) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	r.cancel = cancel
-	if r.it.t.lost {
-		cancel(driver.ErrLost)
-	}
-}
-
-// end takes a verdict in. It returns true when the worker has been replaced.
-func (g *Group) end(r *run, v Verdict) bool {
-	delete(g.runs, r)
+// returned takes note of an abandoned handler's return.
+func (g *Group) returned(w *worker, r *run) {
 	it := r.it
 	t := it.t
+	delete(g.workers, w)
+	g.running--
 	t.running--
-	g.changed.Broadcast()
-	if r.abandoned {
-		g.abandoned--
-		g.unstuck(it.Delivery.Msg.Type)
-		if it.kq != nil && !t.lost {
-			it.kq.stuck--
-			t.nextOf(it.kq)
-		}
-		wake(g.wakeW) // another may have waited to be abandoned
-		return true
+	g.abandoned--
+	g.unstuck(it.Delivery.Msg.Type)
+	if it.kq != nil && !t.lost {
+		it.kq.stuck--
+		t.nextOf(it.kq)
 	}
+	wake(g.wakeW) // another may have waited to be abandoned
+	g.changed.Broadcast()
+}
+
+// end takes a verdict in, and tells whether it handled the item.
+func (g *Group) end(r *run, v Verdict) bool {
+	it := r.it
+	t := it.t
+	g.running--
+	t.running--
 	if t.lost {
 		it.left()
 		return false
 	}
 	g.decide(r, v)
-	return false
+	t.progress()
+	return v.Kind == Done
 }
 
 // unstuck ends the alarm of a type whose abandoned handlers have all returned.
 func (g *Group) unstuck(typ string) {
-	for r := range g.runs {
-		if r.abandoned && r.it.Delivery.Msg.Type == typ {
+	for w := range g.workers {
+		if r := w.running(); r != nil && r.abandoned && r.it.Delivery.Msg.Type == typ {
 			return
 		}
 	}
 	g.cfg.Alarm(driver.Alarm{Code: "handler_stuck", Thing: g.cfg.Name + " " + typ, Text: "it has returned", Cleared: true})
+}
+
+// running is the handler that runs, or nil.
+func (w *worker) running() *run {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cur
 }
 
 // decide carries out a verdict.
@@ -227,20 +456,27 @@ func (g *Group) decide(r *run, v Verdict) {
 	}
 	switch v.Kind {
 	case Done:
-		g.cfg.Counts.Handled()
 		t.finishKeyed(it)
 	case Skip:
 		g.cfg.Counts.Skipped(1)
 		t.finishKeyed(it)
 	case Dead:
-		it.rec.fail(v, r.started)
+		g.failed(it, v, r)
 		k := it.kq
 		t.buryNoted(it, v)
 		t.releaseKey(k)
 	default:
-		it.rec.fail(v, r.started)
+		g.failed(it, v, r)
 		g.retry(it, v)
 	}
+}
+
+// failed notes a failed attempt.
+func (g *Group) failed(it *Item, v Verdict, r *run) {
+	if it.rec.First == 0 {
+		it.rec.First = g.cfg.Clock.Now().Add(-time.Since(r.started)).UnixMilli() // monotonic
+	}
+	it.rec.fail(v, r.started)
 }
 
 // retry finds the next attempt for an item whose key is still held.
@@ -412,15 +648,20 @@ func (g *Group) look() time.Duration {
 	defer g.mu.Unlock()
 	now := time.Now() // monotonic
 	next := time.Hour
-	for r := range g.runs {
-		if r.abandoned {
+	g.soon = false
+	for w := range g.workers {
+		r := g.relieve(w, now)
+		if r == nil || r.abandoned {
 			continue
 		}
-		if !now.After(r.limit) {
-			next = min(next, r.limit.Sub(now))
+		if limit := r.limit(); !now.After(limit) {
+			next = min(next, limit.Sub(now))
 		} else if g.abandoned < g.cfg.Concurrency {
-			g.abandon(r)
+			g.abandon(w, r)
 		}
+	}
+	if g.soon {
+		next = min(next, recallAfter)
 	}
 	for _, t := range g.tenures {
 		if t.unstall(); t.stalled.n > 0 && t.lapsed() {
@@ -436,17 +677,48 @@ func (g *Group) look() time.Duration {
 	return next
 }
 
+// relieve settles what a worker has finished, and has others do what it has taken,
+// when its handler is not as quick as that of others. It returns what it runs.
+func (g *Group) relieve(w *worker, now time.Time) *run {
+	w.mu.Lock()
+	r := w.cur
+	w.mu.Unlock()
+	if !w.quick {
+		return r
+	}
+	if r == nil || now.Sub(r.started) < recallAfter {
+		g.soon = true // look again
+		return r
+	}
+	r.it.h.pace = slowPace
+	w.quick = false
+	g.quick--
+	g.settleDone(w)
+	g.putBack(w)
+	if g.ready.n > 0 {
+		g.rouse()
+	}
+	return r
+}
+
 // renewEvery is how often a lease is looked at that was about to end.
 const renewEvery = 20 * time.Millisecond
 
 // abandon gives the slot of a handler that ignores its deadline to others. Its
 // key stays taken until it returns.
-func (g *Group) abandon(r *run) {
+func (g *Group) abandon(w *worker, r *run) {
+	g.settleDone(w)
+	g.putBack(w)
+	w.mu.Lock()
+	w.gone = w.cur == r
+	w.mu.Unlock()
+	if !w.gone {
+		return // it has returned
+	}
 	it := r.it
 	t := it.t
 	r.abandoned = true
 	g.abandoned++
-	g.workers--
 	g.cfg.Counts.Abandoned()
 	m := &it.Delivery.Msg
 	g.cfg.Alarm(driver.Alarm{Code: "handler_stuck", Thing: g.cfg.Name + " " + m.Type,
@@ -463,7 +735,7 @@ func (g *Group) abandon(r *run) {
 	if left.listed {
 		t.link(left)
 	}
-	left.rec.fail(v, r.started)
+	g.failed(left, v, r)
 	if left.kq != nil {
 		left.kq.stuck++
 		left.kq.busy, left.kq.holds = false, nil
