@@ -290,6 +290,7 @@ func TestRefused(t *testing.T) {
 	}{
 		"no file":        {Config{Dir: t.TempDir(), Data: "no/such.csv"}, "no/such.csv"},
 		"no such scheme": {Config{Dir: t.TempDir(), Data: slice(t, 2), URL: "carrierpigeon:"}, "carrierpigeon"},
+		"not apart":      {Config{Dir: t.TempDir(), Data: slice(t, 2), Kill: []string{order.Group}}, "in a process of its own"},
 		"no directory":   {Config{Dir: filepath.Join(part, "below"), Data: slice(t, 2)}, "the shop's directory"},
 	} {
 		c.cfg.Out, c.cfg.Log = io.Discard, quiet
