@@ -24,6 +24,7 @@ const (
 	pullExpires   = 30 * time.Second
 	pullHeartbeat = 2 * time.Second
 	pullSilence   = 3 * pullHeartbeat
+	keptMessages  = 1024 // for how many a list is kept that is empty
 )
 
 // A feed reads a partition in order, from a position on, through a consumer that
@@ -164,7 +165,10 @@ func (f *feed) take(into []driver.Delivery, maxBytes int) (int, error) {
 		f.head++
 	}
 	if f.head == len(f.msgs) {
-		f.msgs, f.head = nil, 0
+		if f.head = 0; cap(f.msgs) > keptMessages { // an idle partition needs no more
+			f.msgs = nil
+		}
+		f.msgs = f.msgs[:0]
 	}
 	f.mu.Unlock()
 	for i, h := range f.headers {

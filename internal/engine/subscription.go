@@ -17,19 +17,22 @@ type subscription struct {
 	version int
 	types   map[string]map[string]bool // by topic
 	lacks   map[string][]string        // by topic: types without a handler here
+	handled map[string]map[string]bool // by topic: types with one
 }
 
 // subscribed reads a group's record: the topics that this member can serve are
 // those of whose recorded types it has all handlers. With one missing, it would
 // have to pass over events that the group has subscribed to.
 func (g *Group) subscribed(spec driver.GroupSpec) *subscription {
-	s := &subscription{version: spec.Version, types: map[string]map[string]bool{}, lacks: map[string][]string{}}
+	s := &subscription{version: spec.Version, types: map[string]map[string]bool{}, lacks: map[string][]string{}, handled: map[string]map[string]bool{}}
 	for topic, types := range spec.Types {
-		s.types[topic] = map[string]bool{}
+		s.types[topic], s.handled[topic] = map[string]bool{}, map[string]bool{}
 		for _, name := range types {
 			s.types[topic][name] = true
 			if g.cfg.Handlers[name] == nil {
 				s.lacks[topic] = append(s.lacks[topic], name)
+			} else {
+				s.handled[topic][name] = true
 			}
 		}
 		slices.Sort(s.lacks[topic])
@@ -153,7 +156,7 @@ func (t *tenure) served() bool {
 
 // wanted tells whether messages of a type are to be handled here.
 func (t *tenure) wanted(sub *subscription, typ string) bool {
-	return sub.types[t.part.Topic][typ] && t.g.cfg.Handlers[typ] != nil
+	return sub.handled[t.part.Topic][typ]
 }
 
 // lookAgain reads a batch of what was passed over while fewer types were known,
