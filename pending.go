@@ -24,8 +24,15 @@ func (b *Bus) PublishAsync(ctx context.Context, events ...*Outgoing) *Pending {
 	p := &Pending{}
 	p.pending = p
 	p.begin(ctx, b, len(events))
-	p.prepare(ctx, events)
-	if p.left == 0 {
+	handed := false
+	defer func() {
+		if !handed {
+			p.unwind()
+		}
+	}()
+	any := p.prepare(ctx, events, 0, len(events))
+	handed = true
+	if !any {
 		p.conclude()
 		return p
 	}
@@ -38,7 +45,10 @@ func (b *Bus) PublishAsync(ctx context.Context, events ...*Outgoing) *Pending {
 		p.refuse(err)
 		return p
 	}
-	addAll(p.events)
+	addAll(p.events, false)
+	if p.delayed {
+		addAll(p.events, true)
+	}
 	return p
 }
 

@@ -28,13 +28,26 @@ func (b *Bus) PublishAll(ctx context.Context, events ...*Outgoing) error {
 	}
 	p := &publishing{done: make(chan struct{})}
 	p.begin(ctx, b, len(events))
-	p.prepare(ctx, events)
-	if p.left > 0 {
-		addAll(p.events)
+	defer p.unwind()
+	// What comes first is on its way while the rest is encoded.
+	p.left = 1 // until all is counted
+	for from := 0; from < len(events); from += portion {
+		to := min(from+portion, len(events))
+		if p.prepare(ctx, events, from, to) {
+			addAll(p.events[from:to], false)
+		}
+	}
+	if p.delayed {
+		addAll(p.events, true)
+	}
+	if !p.counted() {
 		p.await(ctx)
 	}
 	return p.outcome()
 }
+
+// portion is how many events of a call are encoded before they are handed over.
+const portion = 512
 
 // Publish stores one event without a type definition. Its topic is the one that
 // the name says, with the defaults. The data travels as it is when it is a
@@ -67,6 +80,7 @@ func codecFor(data any) Codec {
 type publishing struct {
 	bus      *Bus
 	scope    *scope         // of the handler that calls
+	delayed  bool           // some of them are
 	deadline time.Time      // monotonic
 	events   []pendingEvent // one for each of the call
 	pending  *Pending       // of an asynchronous one
@@ -78,8 +92,9 @@ type publishing struct {
 		event  [1]pendingEvent
 		result [1]Result
 	} // of a call with one event
-	left int  // so many outcomes are not known yet
-	over bool // nothing more is written down
+	left      int  // so many outcomes are not known yet
+	over      bool // nothing more is written down
+	concluded bool // all have been told
 }
 
 // A pendingEvent is one that a writer has to store.
@@ -92,7 +107,7 @@ type pendingEvent struct {
 	rare  *rare  // what few have
 	// Guarded by the writer.
 	next  *pendingEvent // in its queue
-	last  *pendingEvent // the last of those that the call has given to the writer with it
+	last  *pendingEvent // the last of those that were given to the writer with it
 	batch uint64        // the number of the one that it was sent in
 	tries int           // how often it was sent in vain
 	why   error         // likewise, the last time
@@ -130,11 +145,13 @@ func (p *publishing) begin(ctx context.Context, b *Bus, n int) {
 	}
 }
 
-// prepare takes the events through the middleware and encodes them; what cannot be
-// published is refused here, and has no writer.
-func (p *publishing) prepare(ctx context.Context, events []*Outgoing) {
-	for i, o := range events {
-		r, e := &p.results[i], &p.events[i]
+// prepare takes some of the events through the middleware and encodes them; what
+// cannot be published is refused here, and has no writer. It tells whether any is to
+// be sent.
+func (p *publishing) prepare(ctx context.Context, events []*Outgoing, from, to int) bool {
+	n := 0
+	for i := from; i < to; i++ {
+		o, r, e := events[i], &p.results[i], &p.events[i]
 		r.State = NotStored
 		if o == nil || o.def == nil {
 			r.Err = errorf(CodeInvalid, "publish: event %d of the call is nil; make it with EventType.New", i)
@@ -149,7 +166,44 @@ func (p *publishing) prepare(ctx context.Context, events []*Outgoing) {
 			continue
 		}
 		r.State = Unknown
-		p.left++
+		n++
+	}
+	p.mu.Lock()
+	p.left += n
+	p.mu.Unlock()
+	return n > 0
+}
+
+// counted says that all events were prepared, and returns whether all outcomes are
+// known already.
+func (p *publishing) counted() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left--
+	return p.left == 0
+}
+
+// spread tells whether the caller may have later events on their way in another batch.
+// The caller holds the writer's lock.
+func (e *pendingEvent) spread() bool {
+	return e.p.pending != nil || len(e.p.events) > portion || e.last.batch != e.batch
+}
+
+// unwind ends what a panic of the user's code, in a codec or in middleware, has left
+// open in a handler's scope.
+func (p *publishing) unwind() {
+	p.mu.Lock()
+	ended := p.concluded
+	p.over = true
+	p.mu.Unlock()
+	if ended {
+		return
+	}
+	for i := range p.events {
+		if e := &p.events[i]; e.scope != nil {
+			e.scope.settled(p.results[i].ID, errorf(CodePanic, "publishing panicked"), true)
+			e.scope.end()
+		}
 	}
 }
 
@@ -220,6 +274,7 @@ func (p *publishing) delay(ctx context.Context, st *step, o *Outgoing) error {
 		return err
 	}
 	st.e.w, st.e.more().due = d.writer, due
+	p.delayed = true
 	return nil
 }
 
@@ -285,21 +340,25 @@ func (p *publishing) takeBack(err error) {
 	}
 }
 
-// addAll hands events to their writers, those of one writer together.
-func addAll(events []pendingEvent) {
-	if len(events) == 1 {
-		events[0].w.add(chain{&events[0], &events[0], 1})
-		return
-	}
+// addAll hands events to their writers, those of one writer together: either those
+// that are delayed, or the others.
+func addAll(events []pendingEvent, delayed bool) {
 	var chains []chain
-	at := map[*writer]int{}
+	var at map[*writer]int
 	for i := range events {
 		e := &events[i]
-		if e.w == nil {
+		if e.w == nil || (e.w.store != nil) != delayed {
 			continue
+		}
+		if len(events) == 1 {
+			e.w.add(chain{e, e, 1})
+			return
 		}
 		k, ok := at[e.w]
 		if !ok {
+			if at == nil {
+				at = map[*writer]int{}
+			}
 			k = len(chains)
 			at[e.w], chains = k, append(chains, chain{})
 		}
@@ -381,7 +440,7 @@ func (p *publishing) giveUp(err error) bool {
 // error unless all are stored.
 func (p *publishing) outcome() error {
 	p.mu.Lock()
-	p.over = true // from here on the results are this goroutine's
+	p.over, p.concluded = true, true // from here on the results are this goroutine's
 	p.mu.Unlock()
 	var stored, notStored, unknown int64
 	var full map[string]error

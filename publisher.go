@@ -12,8 +12,8 @@ type Publisher func(ctx context.Context, o *Outgoing) error
 
 // A PublishMiddleware wraps a publisher. It is called once for each event of each
 // Publish, PublishAll and PublishAsync, from handlers too, in the order of the call,
-// on the goroutine of the caller, before anything of the call is sent; for a delayed
-// event when it is published, not again when it is due. The event has its id by then.
+// on the goroutine of the caller, before the event is sent; for a delayed event when it
+// is published, not again when it is due. The event has its id by then.
 //
 // It may set headers, hand another context to next (whose span and correlation id
 // the event then carries), or refuse the event by returning an error in place of

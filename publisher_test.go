@@ -264,16 +264,48 @@ func TestSetHeaderAgain(t *testing.T) {
 		}
 	}))
 	o := counted.New(1, posthorn.WithHeader("Try", "0"))
+	var calls []appendCall
 	for range 2 {
 		if err := bus.PublishAll(t.Context(), o); posthorn.CodeOf(err) != posthorn.CodeUnknown {
 			t.Fatal(err)
 		}
+		calls = append(calls, <-s.calls)
+		calls[len(calls)-1].answer(stored)
 	}
-	for i := range 2 {
-		call := <-s.calls
-		call.answer(stored)
-		if h := call.msgs[0].Headers; len(h) != 1 || h[0].Value != fmt.Sprint(i+1) {
+	for i, c := range calls {
+		if h := c.msgs[0].Headers; len(h) != 1 || h[0].Value != fmt.Sprint(i+1) {
 			t.Errorf("try %d has the headers %v", i+1, h)
+		}
+	}
+}
+
+// A panic in the middleware is the handler's, and leaves nothing open that its
+// attempt would wait for.
+func TestPublishThroughPanics(t *testing.T) {
+	t.Parallel()
+	bus := openExample(posthorn.PublishThrough(func(next posthorn.Publisher) posthorn.Publisher {
+		return func(ctx context.Context, o *posthorn.Outgoing) error {
+			if o.Data().(int) > 10 {
+				panic("on purpose")
+			}
+			return next(ctx, o)
+		}
+	}))
+	defer closeExample(bus)
+	group := bus.Group("g", posthorn.GroupConfig{Timeout: time.Hour, Retry: posthorn.Retry{Attempts: 1, Late: posthorn.None}})
+	counted.Handle(group, func(ctx context.Context, e *posthorn.Event[int]) error {
+		if e.Data == 1 {
+			counted.PublishAsync(ctx, bus, 11)
+		}
+		return bus.PublishAll(ctx, counted.New(3), counted.New(12))
+	})
+	must(group.Start(t.Context()))
+	must(counted.Publish(t.Context(), bus, 1))
+	must(counted.Publish(t.Context(), bus, 2))
+	waitUntil(func() bool { return deadLetters(bus, "g") == 2 })
+	for d, err := range bus.DeadLetters(t.Context(), "g") {
+		if err != nil || d.Reason != posthorn.CodePanic {
+			t.Errorf("%v, %v", d.Reason, err)
 		}
 	}
 }

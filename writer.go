@@ -20,7 +20,7 @@ const (
 // While some batches are under way, what comes meanwhile waits for an answer, unless
 // there is enough of it to be worth another one beside them.
 const (
-	some       = 2
+	some       = 1
 	enough     = 32
 	maxAtATime = 16
 )
@@ -40,8 +40,8 @@ type writer struct {
 	batches uint64 // how many were taken from it
 	flying  int    // of these, how many are not answered
 	reached uint64 // the last one of which anything is stored, or may be
-	// held are asynchronous events that were refused for the moment. Nothing is sent
-	// until they go again: what came later may be of their keys.
+	// held are events that were refused for the moment. Nothing is sent until they go
+	// again: what came later may be of their keys, and of their caller.
 	held    []*pendingEvent
 	sending bool // somebody does
 	closed  bool
@@ -256,7 +256,7 @@ func (w *writer) sort(batch []*pendingEvent, outcomes []driver.Outcome) (again [
 		e.tries++
 		e.sent, e.why = false, o.Err
 		o.State = later
-		if e.p.pending != nil {
+		if e.spread() {
 			w.held = append(w.held, e)
 		} else {
 			again = append(again, e)
@@ -275,16 +275,16 @@ const (
 	lastAgain  = 500 * time.Millisecond
 )
 
-// mayAgain tells whether an event is to be handed over again: it is not stored,
-// the broker will take it soon, and no later event of the same call can have been
-// stored before it. For an asynchronous one, any later event of the partition may
-// be one of its caller's, and it is looked at once more when all are answered. The
-// caller holds the lock.
+// mayAgain tells whether an event is to be handed over again: it is not stored, and
+// the broker will take it soon. One of a call that waits for it, and sent it with all
+// that it publishes here, goes again by itself. Others may have a later event of their
+// caller behind them: they are held, and looked at once more when all are answered.
+// The caller holds the lock.
 func (w *writer) mayAgain(e *pendingEvent, o driver.Outcome) bool {
 	if !errors.Is(o.Err, driver.ErrNotNow) || w.closed || time.Until(e.p.deadline) <= againAfter(e.tries) { // monotonic
 		return false
 	}
-	return e.p.pending != nil || e.last.batch == e.batch
+	return true
 }
 
 // goOn lets the events that are held go again after a while.

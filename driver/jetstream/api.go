@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -371,11 +372,50 @@ func parseAck(m *nats.Msg) (pubAck, error) {
 	if status(m) == "503" {
 		return pubAck{}, &apiError{Code: codeNobody, Description: "no stream takes this subject now"}
 	}
+	if a, ok := plainAck(m.Data); ok {
+		return a, nil
+	}
 	var a pubAck
 	if err := json.Unmarshal(m.Data, &a); err != nil {
 		return a, fmt.Errorf("answer %q: %w", m.Data, err)
 	}
 	return a, nil
+}
+
+// plainAck reads the answers that nearly all are, {"stream":"S","seq":1} and
+// {"stream":"S","seq":9,"batch":"B","count":3}, without the reflection that JSON
+// takes otherwise.
+func plainAck(data []byte) (a pubAck, ok bool) {
+	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`))
+	if !ok {
+		return a, false
+	}
+	if _, rest, ok = bytes.Cut(rest, []byte(`","seq":`)); !ok {
+		return a, false
+	}
+	if a.Seq, rest, ok = leadingNumber(rest); !ok {
+		return a, false
+	}
+	if batch, isBatch := bytes.CutPrefix(rest, []byte(`,"batch":"`)); isBatch {
+		if _, rest, ok = bytes.Cut(batch, []byte(`","count":`)); !ok {
+			return a, false
+		}
+		var n uint64
+		if n, rest, ok = leadingNumber(rest); !ok {
+			return a, false
+		}
+		a.Count = int(n)
+	}
+	return a, string(rest) == "}"
+}
+
+// leadingNumber reads the digits at the beginning.
+func leadingNumber(b []byte) (n uint64, rest []byte, ok bool) {
+	i := 0
+	for ; i < len(b) && i < 18 && '0' <= b[i] && b[i] <= '9'; i++ {
+		n = n*10 + uint64(b[i]-'0')
+	}
+	return n, b[i:], i > 0
 }
 
 // status returns the status of a message that is not data, "" otherwise. Data may

@@ -143,8 +143,9 @@ func (s *store) part(p driver.Partition) (*topic, *part, error) {
 	return t, t.parts[p.N], nil
 }
 
-// Ready is true: nothing is waited for.
-func (m *memory) Ready(driver.Partition) bool { return true }
+// Ready is false: Append stores before it returns, and whoever uses the store at the
+// time is waited for.
+func (m *memory) Ready(driver.Partition) bool { return false }
 
 func (m *memory) Append(p driver.Partition, msgs []driver.Message, deadline time.Time, done func([]driver.Outcome)) {
 	outcomes := make([]driver.Outcome, len(msgs))
