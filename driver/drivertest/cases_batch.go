@@ -197,7 +197,11 @@ func batchFailsWhole(r *rig) {
 	cfg := quick()
 	cfg.Retry = posthorn.Retry{Attempts: 2, Delay: time.Millisecond, Late: posthorn.None}
 	for _, f := range faults {
-		n.listenBatch(f.name, cfg, f.fn, made, posthorn.BatchSize(3), posthorn.BatchWait(20*time.Millisecond), posthorn.Timeout(40*time.Millisecond))
+		timeout := cfg.Timeout
+		if f.code == posthorn.CodeTimeout {
+			timeout = 40 * time.Millisecond
+		}
+		n.listenBatch(f.name, cfg, f.fn, made, posthorn.BatchSize(3), posthorn.BatchWait(forever), posthorn.Timeout(timeout))
 	}
 	n.publish(made, r.items(3, keys(3)...)...)
 	for _, f := range faults {
@@ -417,8 +421,14 @@ func batchHandOver(r *rig) {
 	r.eventually("10 events wait", func() bool { return in.Load() == 10 })
 	second := r.open()
 	second.listenBatch("g", quick(), accept, made, posthorn.BatchSize(12), posthorn.BatchWait(time.Millisecond))
-	r.effects("g", 10)
 	r.divided("g", first, second)
-	first.settled("g")
+	first.close() // what waits in partitions that it has kept goes ahead, too
+	second.ended("g")
+	second.settled("g")
 	r.onceEach("g", 10)
+	for _, o := range r.log.of(opStart, "g") {
+		if o.attempt > 1 { // its first one ended with the drain
+			r.Errorf("item %d waited for a batch to fill until its partition was drained", o.n)
+		}
+	}
 }

@@ -13,8 +13,10 @@ const (
 	// below the mark when a process dies is handled one at a time by the next one,
 	// so it is small; and each raise is a write, so it is not one.
 	minStep = 8
-	// stepTime is how much work, at the present rate, a raise covers.
-	stepTime = 100 * time.Millisecond
+	// stepTime is how much work, at the present rate, a raise covers, and maxStepTime
+	// how much it may cover where a record takes so long that handlers would wait for it.
+	stepTime    = 100 * time.Millisecond
+	maxStepTime = time.Second
 	// checkpointEvery is after how many results a record is due before its time.
 	checkpointEvery = 4096
 )
@@ -59,7 +61,8 @@ func (t *tenure) raiseMark() {
 func (t *tenure) nextMark(now time.Time) uint64 {
 	if !t.raised.IsZero() {
 		elapsed := max(now.Sub(t.raised), time.Microsecond)
-		want := uint64(float64(t.starts) * float64(stepTime) / float64(elapsed))
+		covers := min(max(stepTime, 4*t.writes), maxStepTime)
+		want := uint64(float64(t.starts) * float64(covers) / float64(elapsed))
 		t.step = min(max(want, minStep), 4*t.step, t.win.size/2)
 		t.step = max(t.step, minStep)
 	}
@@ -155,10 +158,12 @@ func (t *tenure) record() (time.Duration, error) {
 	}
 	g.mu.Unlock()
 
+	begun := time.Now() // monotonic
 	err := t.write(c, settling)
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	t.writes += (time.Since(begun) - t.writes) / 4 // monotonic
 	t.flushing = 0
 	if err != nil {
 		t.settling = append(settling, t.settling...)

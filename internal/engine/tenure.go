@@ -58,7 +58,8 @@ type tenure struct {
 	ahead   int    // made ready and not started
 	step    uint64 // by how much the mark is raised
 	raised  time.Time
-	starts  int // since raised
+	writes  time.Duration // what a record has taken of late
+	starts  int           // since raised
 	raise   bool
 	changes int // results that are not recorded
 	since   time.Time
