@@ -591,13 +591,26 @@ func rollingDeploy(r *rig) {
 	// The keys differ: what a member handles before it has heard of the new type may
 	// stand behind an event of that type, which another one handles later.
 	newKeys := []string{"new-0", "new-1", "new-2", "new-3", "new-4", "new-5"}
+	isKnown := map[int]bool{}
 	publish := func(n *node) {
 		for range 5 {
-			n.publish(known, r.items(20, keys(12)...)...)
 			n.publish(added, r.items(20, newKeys...)...)
+			items := r.items(20, keys(12)...)
+			n.publish(known, items...)
+			for _, it := range items {
+				isKnown[it.N] = true
+			}
 			total += 40
 		}
 	}
+	// So the old one has come past what it does not know, before it goes.
+	handled := func() bool {
+		return !slices.ContainsFunc(r.log.missing("g"), func(n int) bool { return isKnown[n] })
+	}
+	r.eventually("both are at work", func() bool { // or they would begin with what is on record later
+		st, err := old[0].bus.GroupStatus(r.ctx, r.name("g"))
+		return err == nil && len(st.Members) == 2 && st.Members[0].Holds > 0 && st.Members[1].Holds > 0
+	})
 	for range 5 { // before anybody subscribes to it, the new type is nobody's
 		old[0].publish(known, r.items(20, keys(12)...)...)
 		total += 20
@@ -609,6 +622,7 @@ func rollingDeploy(r *rig) {
 		publish(n)
 		fresh = append(fresh, n)
 		publish(o)
+		r.eventually("what all know is handled", handled)
 		o.close()
 		publish(n)
 	}

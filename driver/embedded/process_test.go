@@ -193,7 +193,9 @@ func crashChild(t *testing.T, dir string, publish bool) {
 		return
 	}
 	go logFloors(t, dir, effects)
-	first := os.Getpid() * 1_000_000
+	rounds := openJournal(t, dir, "rounds")
+	rounds.line("begun")
+	first := len(readJournal(t, dir, "rounds")) * 1_000_000 // above all that came before
 	seq := first
 	for ; ; seq++ {
 		for ahead := int64(400); int64(seq-first)*40-handled.Load() > ahead; {
