@@ -302,7 +302,21 @@ func (g *Group) releaseAll(ctx context.Context) error {
 		wg.Go(func() { errs[i] = t.release(ctx) })
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	return distinct(errs)
+}
+
+// distinct joins errors, those with one text once: a broker that is away is so for
+// all partitions.
+func distinct(errs []error) error {
+	seen := map[string]bool{}
+	var all []error
+	for _, err := range errs {
+		if err != nil && !seen[err.Error()] {
+			seen[err.Error()] = true
+			all = append(all, err)
+		}
+	}
+	return errors.Join(all...)
 }
 
 // moving tells whether anything is on its way to a lane.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -431,11 +432,17 @@ func (b *backoff) sleep(ctx context.Context) bool {
 	}
 }
 
-// trouble notes a failure of the driver, and raises an alarm when it is not the
-// first in a row.
+// trouble notes a failure of the driver: the first in a row in the log, the third as
+// an alarm.
 func (t *tenure) trouble(b *backoff, code, what string, err error) {
-	b.failed++
-	t.g.log.Warn(what, "topic", t.part.Topic, "partition", t.part.N, "error", err, "failures", b.failed)
+	if t.all.Err() != nil || t.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return // it is being stopped
+	}
+	level := slog.LevelDebug
+	if b.failed++; b.failed == 1 {
+		level = slog.LevelWarn
+	}
+	t.g.log.Log(t.all, level, what, "topic", t.part.Topic, "partition", t.part.N, "error", err, "failures", b.failed)
 	if b.failed == 3 {
 		t.g.cfg.Alarm(driver.Alarm{Code: code, Thing: t.g.cfg.Name + " " + t.name,
 			Text: fmt.Sprintf("group %s, %s: %s, and it is tried again: %v", t.g.cfg.Name, t.name, what, err)})
