@@ -101,7 +101,10 @@ func neverEarly(r *rig) {
 	b.delay(&d, t, spread, r.own(60)...)
 	a.delay(&d, t, always(0), r.own(5)...)
 	b.ended("g")
-	r.onceEach("g", 126)
+	// Once more, when whoever moves them has long had them all.
+	a.delay(&d, t, func(int) time.Duration { return time.Duration(r.rnd.IntN(300)) * time.Millisecond }, r.own(30)...)
+	b.ended("g")
+	r.onceEach("g", 156)
 }
 
 func delayedRestart(r *rig) {
