@@ -18,12 +18,12 @@ import (
 type postman struct {
 	mu    sync.Mutex
 	away  bool
-	asked chan struct{} // gets one each time he is asked while away, if somebody looks
+	asked chan struct{} // has one when he was asked while away
 	sent  map[string]string
 }
 
 func newPostman(away bool) *postman {
-	return &postman{away: away, asked: make(chan struct{}), sent: map[string]string{}}
+	return &postman{away: away, asked: make(chan struct{}, 1), sent: map[string]string{}}
 }
 
 func (p *postman) Send(_ context.Context, key, to, subject string) error {
