@@ -311,3 +311,33 @@ func TestSplit(t *testing.T) {
 		}
 	}
 }
+
+// The README's figures are those that were measured.
+func TestFigures(t *testing.T) {
+	t.Parallel()
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join(root(t), filepath.FromSlash(name)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	measured := map[string]bool{}
+	for line := range strings.Lines(read("docs/benchmarks.md")) {
+		measured[line] = true
+	}
+	_, section, found := strings.Cut(read("README.md"), "## How fast\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	rows := 0
+	for line := range strings.Lines(section) {
+		if !strings.HasPrefix(line, "|") {
+			continue
+		}
+		if rows++; !measured[line] {
+			t.Errorf("README.md: docs/benchmarks.md has no such row: %s", line)
+		}
+	}
+	if !found || rows < 3 {
+		t.Error("README.md has no figures")
+	}
+}
