@@ -404,3 +404,40 @@ func TestAsyncCallers(t *testing.T) {
 		t.Errorf("%d published", got)
 	}
 }
+
+// What is published asynchronously for later is confirmed when it waits on the
+// broker, and comes when it is due, not before.
+func TestAsyncDelayed(t *testing.T) {
+	t.Parallel()
+	bus := testBus(t)
+	type arrival struct {
+		n  int
+		at time.Time
+	}
+	got := make(chan arrival, 8)
+	group := bus.Group("g", posthorn.GroupConfig{})
+	counted.Handle(group, func(_ context.Context, e *posthorn.Event[int]) error {
+		got <- arrival{e.Data, time.Now()}
+		return nil
+	})
+	if err := group.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const delay = 300 * time.Millisecond
+	begun := time.Now()
+	later := counted.PublishAsync(t.Context(), bus, 1, posthorn.After(delay))
+	now := counted.PublishAsync(t.Context(), bus, 2)
+	for _, p := range []*posthorn.Pending{later, now} {
+		if err := p.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if a := <-got; a.n == 1 && a.at.Sub(begun) < delay {
+			t.Errorf("it came after %v, it was due after %v", a.at.Sub(begun), delay)
+		}
+	}
+	if s := bus.Stats(); s.Published != 2 || s.Delayed != 1 {
+		t.Errorf("%+v", s)
+	}
+}
