@@ -41,7 +41,7 @@ type brokenWorld struct {
 	mu    sync.Mutex
 	opens int
 
-	writes atomic.Int64 // to lanes, under way
+	writes atomic.Int64 // to lanes
 }
 
 func (w *brokenWorld) wrap(d driver.Driver) driver.Driver {

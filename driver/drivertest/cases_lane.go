@@ -212,8 +212,8 @@ func laneScan(r *rig) {
 }
 
 // busyLane has entries stand in a lane whose holder goes on to put some of them
-// anew, and to put and delete others, until stop.
-func (r *rig) busyLane(l driver.Lane) (stands map[string]bool, stop func()) {
+// anew, and to put and delete others, until stop; writes is how often by now.
+func (r *rig) busyLane(l driver.Lane) (stands map[string]bool, writes func() int64, stop func()) {
 	r.Helper()
 	stands = map[string]bool{}
 	var es []*driver.Entry
@@ -224,7 +224,7 @@ func (r *rig) busyLane(l driver.Lane) (stands map[string]bool, stop func()) {
 	r.apply(l, put(es...)...)
 	stopped := make(chan struct{})
 	var busy sync.WaitGroup
-	var writes atomic.Int64
+	var done atomic.Int64
 	for w := range 2 {
 		busy.Go(func() {
 			for i := 0; ; i++ {
@@ -239,22 +239,22 @@ func (r *rig) busyLane(l driver.Lane) (stands map[string]bool, stop func()) {
 					r.Errorf("Apply: %v", err)
 					return
 				}
-				writes.Add(1)
+				done.Add(1)
 			}
 		})
 	}
-	r.eventually("the holder writes", func() bool { return writes.Load() > 0 })
-	return stands, func() { close(stopped); busy.Wait() }
+	r.eventually("the holder writes", func() bool { return done.Load() > 0 })
+	return stands, done.Load, func() { close(stopped); busy.Wait() }
 }
 
 // laneScanBeside walks over a busy lane: who lists it, and who takes it from a
 // holder that does not know yet, must not miss an entry.
 func laneScanBeside(r *rig) {
 	d, l, p, group := r.lane("scan-beside")
-	stands, stop := r.busyLane(l)
+	stands, writes, stop := r.busyLane(l)
 	defer stop()
 	out := d.Lane(group, p)
-	for walks := 0; walks < 100 && !r.Failed(); walks++ {
+	for walks := 0; (walks < 100 || writes() < 100) && !r.Failed(); walks++ {
 		seen := map[string]bool{}
 		for _, e := range r.scan(out, 1000) {
 			if seen[e.Name] {
@@ -285,7 +285,7 @@ func (r *rig) allSeen(stands, seen map[string]bool) {
 // watchesBeside begins to watch a busy lane.
 func watchesBeside(r *rig) {
 	d, l, p, group := r.lane("watch-beside")
-	stands, stop := r.busyLane(l)
+	stands, _, stop := r.busyLane(l)
 	defer stop()
 	for n := 0; n < 20 && !r.Failed(); n++ {
 		ctx, cancel := context.WithCancel(r.ctx)
