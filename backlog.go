@@ -50,8 +50,15 @@ func (b *Bus) tellBacklog(ctx context.Context, group string, topics []string) {
 			continue
 		}
 		b.alarms.tell(driver.Alarm{Code: "backlog", Thing: group + " " + topic,
-			Text: fmt.Sprintf("group %s is new to topic %s and begins at the beginning: it handles the %d messages that were published before; "+
+			Text: fmt.Sprintf("group %s is new to topic %s and begins at the beginning: it handles what was published before, %s; "+
 				"to begin with what is published next instead, start a new group with GroupConfig.Start: posthorn.FromNow(), or set this one there: posthorn groups reset %s --to now",
-				group, topic, waiting[topic], group)})
+				group, topic, messages(waiting[topic]), group)})
 	}
+}
+
+func messages(n int64) string {
+	if n == 1 {
+		return "1 message"
+	}
+	return fmt.Sprint(n, " messages")
 }

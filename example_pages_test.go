@@ -166,8 +166,8 @@ func Example_service() {
 
 	billing := bus.Group("billing", posthorn.GroupConfig{Drain: 20 * time.Second})
 	OrderPlaced.Handle(billing, func(ctx context.Context, e *posthorn.Event[Placed]) error {
-		stop() // stands for the signal
-		time.Sleep(time.Millisecond)
+		stop()                       // stands for the signal
+		time.Sleep(time.Millisecond) // and this for work
 		fmt.Println("finished", e.Key)
 		return ctx.Err() // which has not ended
 	})

@@ -80,53 +80,40 @@ func OnAlarm(hook func(Alarm)) Option {
 	return option(func(o *options) { o.onAlarm = hook })
 }
 
+// positive makes an option of a number that has to be above zero.
+func positive[T int | time.Duration](name string, v T, field func(*options) *T) Option {
+	return option(func(o *options) {
+		if v <= 0 {
+			o.fail(CodeInvalid, "%s(%v): it must be above zero", name, v)
+			return
+		}
+		*field(o) = v
+	})
+}
+
 // PublishTimeout bounds publishing, and cancelling what is delayed, with a context
 // that has no deadline. Default: 10 s.
 func PublishTimeout(d time.Duration) Option {
-	return option(func(o *options) {
-		if d <= 0 {
-			o.fail(CodeInvalid, "PublishTimeout(%v): it must be above zero", d)
-			return
-		}
-		o.publishTimeout = d
-	})
+	return positive("PublishTimeout", d, func(o *options) *time.Duration { return &o.publishTimeout })
 }
 
 // MaxPayload bounds the data of an event, in bytes, when it is published and
 // when it is handled. Default: 1 MiB, and never more than the broker takes.
 func MaxPayload(bytes int) Option {
-	return option(func(o *options) {
-		if bytes <= 0 {
-			o.fail(CodeInvalid, "MaxPayload(%d): it must be above zero", bytes)
-			return
-		}
-		o.maxPayload = bytes
-	})
+	return positive("MaxPayload", bytes, func(o *options) *int { return &o.maxPayload })
 }
 
 // MaxPending bounds how many events of PublishAsync are not confirmed yet, all
 // callers together; when there is no room, PublishAsync waits. A call of more events
 // than that goes in alone. Default: 8192.
 func MaxPending(events int) Option {
-	return option(func(o *options) {
-		if events <= 0 {
-			o.fail(CodeInvalid, "MaxPending(%d): it must be above zero", events)
-			return
-		}
-		o.maxPending = events
-	})
+	return positive("MaxPending", events, func(o *options) *int { return &o.maxPending })
 }
 
 // MaxPendingBytes bounds the same by the size of the events, with their attributes.
 // Default: 32 MiB.
 func MaxPendingBytes(bytes int) Option {
-	return option(func(o *options) {
-		if bytes <= 0 {
-			o.fail(CodeInvalid, "MaxPendingBytes(%d): it must be above zero", bytes)
-			return
-		}
-		o.maxPendingBytes = bytes
-	})
+	return positive("MaxPendingBytes", bytes, func(o *options) *int { return &o.maxPendingBytes })
 }
 
 // PublishThrough has each event that the bus publishes pass through middleware; the

@@ -156,33 +156,13 @@ func asyncClose(r *rig) {
 }
 
 func asyncSettles(r *rig) {
-	up, down := r.kind(r.topic("up", 1), "up"), r.kind(r.topic("down", 1), "down")
-	n := r.open()
-	returned := make(chan struct{}, 16)
-	n.listen("up", quick(), func(ctx context.Context, e *posthorn.Event[item]) error {
-		down.PublishAsync(ctx, n.bus, item{K: "k", N: e.Data.N})
-		returned <- struct{}{}
-		return nil
-	}, up)
-	topic := down.Topic().Name()
-	hold := func(p driver.Partition, _ []driver.Message) appendFault { return appendFault{hold: p.Topic == topic} }
-	n.cut.onAppend.Store(&hold)
-	n.publish(up, r.items(1, "k")...)
-	select {
-	case <-returned:
-		r.never("it settled before what it published was confirmed", func() bool { return n.bus.Stats().Handled > 0 })
-		if lag, err := n.bus.Lag(r.ctx, r.name("up")); err != nil || lag != 1 {
-			r.Errorf("lag is %d, %v while a handler's publish is not confirmed, want 1", lag, err)
+	settlesOnlyConfirmed(r, func(n *node, down itemType, returns chan<- struct{}) itemFunc {
+		return func(ctx context.Context, e *posthorn.Event[item]) error {
+			down.PublishAsync(ctx, n.bus, item{K: "k", N: e.Data.N})
+			returns <- struct{}{}
+			return nil
 		}
-	case <-time.After(r.patience):
-		r.Fatalf("the handler is not called")
-	}
-	n.cut.onAppend.Store(nil)
-	n.cut.letGo()
-	n.settled("up")
-	if s := n.bus.Stats(); s.Handled != 1 || s.Retried != 0 {
-		r.Errorf("%d handled, %d retried", s.Handled, s.Retried)
-	}
+	})
 }
 
 func asyncFails(r *rig) {
@@ -198,19 +178,7 @@ func asyncFails(r *rig) {
 		return nil
 	}, up)
 	n.publish(down, r.items(1, "k")...) // the topic exists
-	topic := down.Topic().Name()
-	var mu sync.Mutex
-	refusals := 0
-	refuse := func(p driver.Partition, _ []driver.Message) appendFault {
-		mu.Lock()
-		defer mu.Unlock()
-		if p.Topic != topic || refusals >= 2 {
-			return appendFault{}
-		}
-		refusals++
-		return appendFault{refuse: fmt.Errorf("on purpose: %w", driver.ErrTooLarge)}
-	}
-	n.cut.onAppend.Store(&refuse)
+	n.refuseTwice(down.Topic().Name())
 	n.group("down", quick(), func(g *posthorn.Group) {
 		down.Handle(g, func(_ context.Context, e *posthorn.Event[item]) error {
 			got.add(fmt.Sprint(e.Data.N), e.ID)

@@ -149,23 +149,31 @@ func afterReturn(r *rig) {
 }
 
 func settlesAfterConfirm(r *rig) {
+	settlesOnlyConfirmed(r, func(n *node, down itemType, returns chan<- struct{}) itemFunc {
+		return func(ctx context.Context, e *posthorn.Event[item]) error {
+			go func() { // it returns before this is confirmed
+				_ = n.bus.PublishAll(ctx, down.New(item{K: "k", N: e.Data.N}, posthorn.WithID(r.name(fmt.Sprint("id-", e.Data.N)))))
+			}()
+			r.wait(func() bool { return n.cut.holding() > 0 })
+			returns <- struct{}{}
+			return nil
+		}
+	})
+}
+
+// settlesOnlyConfirmed has a handler return while what it has published is held
+// back.
+func settlesOnlyConfirmed(r *rig, handler func(n *node, down itemType, returns chan<- struct{}) itemFunc) {
 	up, down := r.kind(r.topic("up", 1), "up"), r.kind(r.topic("down", 1), "down")
 	n := r.open()
-	published := make(chan struct{}, 16)
-	n.listen("up", quick(), func(ctx context.Context, e *posthorn.Event[item]) error {
-		go func() { // it returns before this is confirmed
-			_ = n.bus.PublishAll(ctx, down.New(item{K: "k", N: e.Data.N}, posthorn.WithID(r.name(fmt.Sprint("id-", e.Data.N)))))
-		}()
-		r.wait(func() bool { return n.cut.holding() > 0 })
-		published <- struct{}{}
-		return nil
-	}, up)
+	returns := make(chan struct{}, 16)
+	n.listen("up", quick(), handler(n, down, returns), up)
 	topic := down.Topic().Name()
 	hold := func(p driver.Partition, _ []driver.Message) appendFault { return appendFault{hold: p.Topic == topic} }
 	n.cut.onAppend.Store(&hold)
 	n.publish(up, r.items(1, "k")...)
 	select {
-	case <-published:
+	case <-returns:
 		r.never("it settled before what it published was confirmed", func() bool { return n.bus.Stats().Handled > 0 })
 		if lag, err := n.bus.Lag(r.ctx, r.name("up")); err != nil || lag != 1 {
 			r.Errorf("lag is %d, %v while a handler's publish is not confirmed, want 1", lag, err)
@@ -181,15 +189,8 @@ func settlesAfterConfirm(r *rig) {
 	}
 }
 
-func notStoredIsFailure(r *rig) {
-	up, down := r.kind(r.topic("up", 1), "up"), r.kind(r.topic("down", 1), "down")
-	n := r.open()
-	n.listen("up", quick(), func(ctx context.Context, e *posthorn.Event[item]) error {
-		_ = down.Publish(ctx, n.bus, item{K: "k", N: e.Data.N}) // carelessly
-		return nil
-	}, up)
-	down.Publish(r.ctx, n.bus, item{K: "k", N: 1 << 20}) // the topic exists
-	topic := down.Topic().Name()
+// refuseTwice has the first two batches for a topic refused.
+func (n *node) refuseTwice(topic string) {
 	var mu sync.Mutex
 	refusals := 0
 	refuse := func(p driver.Partition, _ []driver.Message) appendFault {
@@ -202,6 +203,17 @@ func notStoredIsFailure(r *rig) {
 		return appendFault{refuse: fmt.Errorf("on purpose: %w", driver.ErrTooLarge)}
 	}
 	n.cut.onAppend.Store(&refuse)
+}
+
+func notStoredIsFailure(r *rig) {
+	up, down := r.kind(r.topic("up", 1), "up"), r.kind(r.topic("down", 1), "down")
+	n := r.open()
+	n.listen("up", quick(), func(ctx context.Context, e *posthorn.Event[item]) error {
+		_ = down.Publish(ctx, n.bus, item{K: "k", N: e.Data.N}) // carelessly
+		return nil
+	}, up)
+	down.Publish(r.ctx, n.bus, item{K: "k", N: 1 << 20}) // the topic exists
+	n.refuseTwice(down.Topic().Name())
 	var got idsOf
 	n.group("down", quick(), func(g *posthorn.Group) {
 		down.Handle(g, func(_ context.Context, e *posthorn.Event[item]) error {

@@ -55,6 +55,10 @@ func parse(args []string) (f flags, err error) {
 	}
 	if f.data == "" && f.service == "" {
 		f.data = shipped
+		if _, missing := os.Stat(shipped); err == nil && missing != nil {
+			err = fmt.Errorf("%w; run it in the folder examples of the repository, or name a file by -data", missing)
+			fmt.Fprintf(set.Output(), "shop: %v\n", err)
+		}
 	}
 	return f, err
 }
