@@ -17,12 +17,11 @@ const (
 	maxBatchBytes = 4 << 20
 )
 
-// While some batches are under way, what comes meanwhile waits for an answer, unless
-// there is enough of it to be worth another one beside them.
+// While a batch is under way, what comes meanwhile waits for its answer, unless there
+// is enough of it to be worth another batch beside it.
 const (
-	some       = 1
-	enough     = 32
-	maxAtATime = 16
+	worthAnother = 32 // events
+	maxUnderWay  = 16 // batches
 )
 
 // A writer gathers what is published to one partition. While a batch is under way,
@@ -139,7 +138,7 @@ func (w *writer) refuse(events chain) {
 // lock.
 func (w *writer) mayLocked() bool {
 	return w.queue.n > 0 && len(w.held) == 0 &&
-		(w.flying < some || w.queue.n >= enough && w.flying < maxAtATime)
+		(w.flying == 0 || w.queue.n >= worthAnother && w.flying < maxUnderWay)
 }
 
 // wake makes sure that what is to be sent now is sent. The caller holds the lock.

@@ -344,13 +344,7 @@ func (r *headerReader) take(h nats.Header, name string, into *string) int {
 	return 1
 }
 
-func isUsual(name string) bool {
-	switch name {
-	case "ce-specversion", "ce-id", "ce-source", "ce-type", "ce-subject", "ce-time", "ce-datacontenttype", headerMsgID:
-		return true
-	}
-	return false
-}
+func isUsual(name string) bool { return slices.Contains(fieldNames[:], name) }
 
 func (r *headerReader) read(name string, values []string) {
 	if len(name) > 3 && (name[:3] == attrPrefix || strings.EqualFold(name[:3], attrPrefix)) {
