@@ -141,3 +141,22 @@ func (c *crowd) of(t *testing.T, key string) (text string) {
 	}
 	return text
 }
+
+// showRepeated logs how the events that were handled more than once were started
+// and ended.
+func (c *crowd) showRepeated(t *testing.T) {
+	t.Helper()
+	of := map[string][]line{}
+	ends := map[string]int{}
+	for _, l := range c.lines(t) {
+		of[l.event()] = append(of[l.event()], l)
+		if l.what == "end" {
+			ends[l.event()]++
+		}
+	}
+	for e, times := range ends {
+		if times > 1 {
+			t.Logf("%s: %+v", e, of[e])
+		}
+	}
+}

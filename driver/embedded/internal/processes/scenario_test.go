@@ -46,7 +46,7 @@ func runScenarios(t *testing.T, b broker) {
 // rolling has members join and drain under load, from one to three and back: every
 // event is handled exactly once (P2, P5, P8).
 func rolling(t *testing.T, b broker) {
-	c := newCrowd(t, b)
+	c := newCrowd(t, b, nobodyDies...)
 	cfg := memberConfig{Work: time.Millisecond}
 	first := c.member(t, cfg)
 	stop := c.load(t)
@@ -153,13 +153,14 @@ func stopped(t *testing.T, b broker) {
 	c.until(t, "handlers are in flight", func() bool { return inFlight() >= keys })
 	slow.signal(t, syscall.SIGSTOP)
 	c.note(t, "stopped", slow.Name)
-	if err := os.Remove(hang); err != nil {
-		t.Fatal(err)
-	}
 	before := inFlight()
 	other := c.member(t, cfg)
 	c.settled(t)
 	c.balanced(t, 2-1)
+	// Not before: a signal may take a while to stop a process.
+	if err := os.Remove(hang); err != nil {
+		t.Fatal(err)
+	}
 	slow.signal(t, syscall.SIGCONT)
 	c.balanced(t, 2) // it joins again
 	n := c.check(t, cfg)
@@ -180,6 +181,7 @@ func stopped(t *testing.T, b broker) {
 	}
 	if n := c.check(t, cfg); n.repeated != before {
 		t.Errorf("%d events were handled twice, want the %d that were in flight", n.repeated, before)
+		c.showRepeated(t)
 	}
 }
 
@@ -193,7 +195,7 @@ func touch(t *testing.T, path string) {
 // deploy has a member that knows a new type join those that do not, which go on for
 // a while: none of the new events is lost, or a dead letter.
 func deploy(t *testing.T, b broker) {
-	c := newCrowd(t, b)
+	c := newCrowd(t, b, nobodyDies...)
 	cfg := memberConfig{Work: time.Millisecond}
 	old := []*member{c.member(t, cfg), c.member(t, cfg)}
 	c.balanced(t, 2)
@@ -368,7 +370,7 @@ func reset(t *testing.T, b broker) {
 // isolation has one member whose handlers hang: the partitions of the others go on
 // (P6).
 func isolation(t *testing.T, b broker) {
-	c := newCrowd(t, b)
+	c := newCrowd(t, b, nobodyDies...)
 	hang := filepath.Join(c.dir, "hang")
 	cfg := memberConfig{Work: time.Millisecond}
 	hanging := cfg
