@@ -25,6 +25,8 @@ type dueEntry struct {
 	at    time.Time // monotonic
 	name  string
 	trial bool
+	// mended says that somebody outside has put it: it is taken up only as it was put.
+	mended bool
 }
 
 type dueHeap []dueEntry
@@ -76,6 +78,8 @@ func (t *tenure) loadIndex() bool {
 				}
 				t.setParked(k, k.parked+1)
 				k.trial = unclean
+			case driver.Discarded:
+				heap.Push(&t.due, dueEntry{at: now, name: e.Name, mended: true})
 			case driver.Boot:
 				if !unclean || !t.queue && t.win.settled(e.Order) {
 					stale = append(stale, e)
@@ -386,10 +390,12 @@ func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
 		return false, min(next, time.Minute), nil
 	}
 	names := make([]string, len(batch))
-	trial := make(map[string]bool, len(batch))
+	asked := make(map[string]dueEntry, len(batch))
 	for i, e := range batch {
 		names[i] = e.name
-		trial[e.name] = e.trial
+		if old, twice := asked[e.name]; !twice || old.mended {
+			asked[e.name] = e
+		}
 	}
 	entries, err := t.d.Lane().Get(t.all, names)
 	g.mu.Lock()
@@ -404,7 +410,12 @@ func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
 		t.g.log.Debug("lane entries that were due are gone: they were handled or deleted", "topic", t.part.Topic, "partition", t.part.N, "due", len(names), "found", len(entries))
 	}
 	for i := range entries {
-		t.revive(&entries[i], trial[entries[i].Name])
+		switch e := &entries[i]; {
+		case e.State == driver.Discarded:
+			t.discarded(e)
+		case !asked[e.Name].mended || IsReplayed(e):
+			t.revive(e, asked[e.Name].trial)
+		}
 	}
 	return true, 0, nil
 }
