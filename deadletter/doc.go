@@ -10,7 +10,7 @@
 // A dead letter is replayed to the group that gave up on it and to no other, with all
 // its attempts before it again, and with its id, key, trace and headers as they were.
 // It is handled behind what the group has in memory for its key, never beside another
-// of its key.
+// of its key; several of one key come in the order they were stored in.
 //
 // All that is done is safe to repeat, to interrupt and to do from two places at once:
 // each dead letter is compared before it is changed, and one that is none any more is

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -117,6 +118,7 @@ const DefaultCanaryTime = time.Minute
 type target struct {
 	p       driver.Partition
 	name    string
+	order   uint64
 	rev     uint64
 	id      string
 	expired bool
@@ -195,10 +197,13 @@ func (r *runner) plan(ctx context.Context) ([]*groupJob, error) {
 			g.notes[p] = append(g.notes[p], oldNoteOf(e))
 		}, func(p driver.Partition, entries []driver.Entry) error {
 			return r.letters(ctx, spec.Name, p, entries, false, func(l Letter, e *driver.Entry, _ error) error {
-				g.targets = append(g.targets, target{p: p, name: e.Name, rev: e.Rev, id: l.ID,
+				g.targets = append(g.targets, target{p: p, name: e.Name, order: e.Order, rev: e.Rev, id: l.ID,
 					expired: r.action == ActionReplay && !l.Expires.IsZero() && l.Expires.Before(now)})
 				return nil
 			})
+		})
+		slices.SortStableFunc(g.targets, func(x, y target) int { // as they are stored, so that keys keep their order
+			return cmp.Or(strings.Compare(x.p.Topic, y.p.Topic), x.p.N-y.p.N, cmp.Compare(x.order, y.order))
 		})
 		if len(g.targets) > 0 {
 			all = append(all, g)

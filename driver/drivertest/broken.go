@@ -836,7 +836,7 @@ var brokenDrivers = []*brokenDriver{
 	},
 }
 
-func init() { brokenDrivers = append(brokenDrivers, brokenShared...) }
+func init() { brokenDrivers = append(append(brokenDrivers, brokenShared...), brokenDead...) }
 
 // oneAtATime hands a message out when the one before is settled.
 func oneAtATime(w *brokenWorld, t driver.Tenure) *tenureShim {

@@ -81,7 +81,12 @@ func (t *tenure) mended(e *driver.Entry) {
 	if t.mending != nil {
 		t.mending.Reset(mendIdle)
 	}
-	heap.Push(&t.due, dueEntry{at: time.Now(), name: e.Name, mended: true}) // monotonic
+	at := time.Now() // monotonic
+	if !at.After(t.mendedAt) {
+		at = t.mendedAt.Add(1) // in the order they were put
+	}
+	t.mendedAt = at
+	heap.Push(&t.due, dueEntry{at: at, name: e.Name, mended: true})
 	t.wakeClerk()
 }
 
