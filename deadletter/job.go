@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -43,6 +44,8 @@ type Job struct {
 type Report struct {
 	// Matched is how many dead letters were meant.
 	Matched int
+	// Missing are those of Query.IDs that no dead letter has which is meant.
+	Missing []string
 	// Done is how many were replayed or discarded.
 	Done int
 	// Skipped is how many were none any more when their turn came: somebody else had
@@ -190,6 +193,10 @@ func (r *runner) inWords() string {
 // plan finds what is meant.
 func (r *runner) plan(ctx context.Context) ([]*groupJob, error) {
 	var all []*groupJob
+	missing := map[string]bool{}
+	for _, id := range r.q.IDs {
+		missing[id] = true
+	}
 	now := r.b.Now()
 	err := r.groups(ctx, func(spec driver.GroupSpec) error {
 		g := &groupJob{runner: r, spec: spec, notes: map[driver.Partition][]oldNote{}}
@@ -197,6 +204,7 @@ func (r *runner) plan(ctx context.Context) ([]*groupJob, error) {
 			g.notes[p] = append(g.notes[p], oldNoteOf(e))
 		}, func(p driver.Partition, entries []driver.Entry) error {
 			return r.letters(ctx, spec.Name, p, entries, false, func(l Letter, e *driver.Entry, _ error) error {
+				delete(missing, l.ID)
 				g.targets = append(g.targets, target{p: p, name: e.Name, order: e.Order, rev: e.Rev, id: l.ID,
 					expired: r.action == ActionReplay && !l.Expires.IsZero() && l.Expires.Before(now)})
 				return nil
@@ -211,6 +219,7 @@ func (r *runner) plan(ctx context.Context) ([]*groupJob, error) {
 		}
 		return err
 	})
+	r.report.Missing = slices.Sorted(maps.Keys(missing))
 	return all, err
 }
 

@@ -70,9 +70,7 @@ var brokenDead = []*brokenDriver{
 		return m.apply(late)
 	}),
 	mender("replays-with-the-old-record", "dead/attempts-anew", map[string]string{
-		"dead/canary":       "what is replayed does not say that it was",
-		"dead/context-kept": "what is replayed does not say that it was",
-		"dead/*":            "what is replayed does not say that it was, and members do not take it up",
+		"dead/*": "what is replayed does not say that it was, and members do not take it up",
 	}, func(m *mending) error {
 		for _, o := range m.replays() {
 			es, err := m.lane.Get(m.ctx, []string{o.Entry.Name})
@@ -115,7 +113,7 @@ var brokenDead = []*brokenDriver{
 		}
 		return m.apply(m.ops)
 	}),
-	mender("forgets-the-context", "dead/context-kept", nil, func(m *mending) error {
+	mender("forgets-the-context", "dead/context-kept", map[string]string{"dead/edit": "it edits a header"}, func(m *mending) error {
 		for _, o := range m.replays() {
 			o.Entry.Msg.Attrs, o.Entry.Msg.Headers = nil, nil
 		}
@@ -137,7 +135,7 @@ var brokenDead = []*brokenDriver{
 	}),
 	{
 		name: "hides-what-is-put-from-outside", logCase: "dead/replay-without-members", queueCase: "dead/replay-without-members",
-		also: map[string]string{"dead/replay-across-hand-overs": "who takes over does not find it"},
+		also: map[string]string{"dead/replay-across-hand-overs": "who takes over does not find it", "dead/edit": "another member has taken over"},
 		only: whereDead,
 		wrap: breakTenureScans(func(e *driver.Entry) bool { return e.State != driver.Due && e.State != driver.Discarded }),
 	},
