@@ -114,7 +114,7 @@ func (j *Job) check(member string) error {
 	return nil
 }
 
-// DefaultCanaryTime bounds the wait for a canary.
+// DefaultCanaryTime bounds the wait for a canary: see Job.CanaryTime.
 const DefaultCanaryTime = time.Minute
 
 // A target is a dead letter that is meant. It takes about 100 bytes.
