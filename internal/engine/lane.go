@@ -65,6 +65,9 @@ func (t *tenure) loadIndex() bool {
 			switch e.State {
 			case driver.Due:
 				heap.Push(&t.due, dueEntry{at: now.Add(e.Due.Sub(sure)), name: e.Name, trial: unclean && !e.Due.After(sure)})
+				t.block(t.blockable(e.Key), e.Order, e.Name)
+			case driver.Dead:
+				t.block(t.blockable(e.Key), e.Order, e.Name)
 			case driver.Parked:
 				k := t.keyOf(e.Key)
 				if k == nil { // the topic was ordered when it was parked
@@ -350,10 +353,10 @@ func (t *tenure) bringBack(k *keyQueue, entries []driver.Entry) {
 	if k.stuck > 0 {
 		return
 	}
-	trial, most := k.trial, k.mayLoad(t)
+	trial := k.trial
 	for i := range entries {
 		e := &entries[i]
-		if e.Order > most {
+		if e.Order > k.mayLoad(t) {
 			k.first = e.Order
 			t.setParked(k, max(k.parked, 1))
 			return
@@ -407,6 +410,12 @@ func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
 	}
 	for i := range entries {
 		t.revive(&entries[i], trial[entries[i].Name])
+		delete(trial, entries[i].Name)
+	}
+	for name := range trial {
+		if k := t.unblock(name); k != nil {
+			t.nextOf(k)
+		}
 	}
 	return true, 0, nil
 }
@@ -447,5 +456,9 @@ func (t *tenure) revive(e *driver.Entry, trial bool) {
 	}
 	it.expires = expiryOf(&e.Msg)
 	it.kq = t.keyOf(e.Key)
+	if it.kq != nil && it.kq.waitsBehind(it.order) {
+		t.park(it) // until what has failed before it is settled
+		return
+	}
 	t.enqueue(it)
 }
