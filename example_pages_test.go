@@ -124,33 +124,6 @@ func Example_strictOrder() {
 	// order.cancelled 7
 }
 
-// When what made a group give up is mended, its dead letters can be published again.
-func Example_publishDeadLettersAgain() {
-	ctx := context.Background()
-	bus := openExample()
-	defer closeExample(bus)
-	mended := false
-	billing := bus.Group("billing", posthorn.GroupConfig{})
-	OrderPlaced.Handle(billing, func(ctx context.Context, e *posthorn.Event[Placed]) error {
-		if !mended {
-			return posthorn.Permanent(errors.New("no such customer"))
-		}
-		fmt.Println("paid", e.Data.OrderID)
-		return nil
-	})
-	must(billing.Start(ctx))
-	must(OrderPlaced.Publish(ctx, bus, Placed{OrderID: "7"}))
-	waitUntil(func() bool { return deadLetters(bus, "billing") == 1 })
-	mended = true
-
-	for d, err := range bus.DeadLetters(ctx, "billing") {
-		must(err)
-		must(bus.Publish(ctx, d.Type, json.RawMessage(d.Data), posthorn.WithKey(d.Key), posthorn.WithID(d.ID+".again")))
-	}
-	waitUntil(func() bool { return bus.Stats().Handled == 1 })
-	// Output: paid 7
-}
-
 // Types of one topic share the order of their keys.
 func Example_orderOfTypes() {
 	ctx := context.Background()

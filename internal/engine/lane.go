@@ -25,6 +25,8 @@ type dueEntry struct {
 	at    time.Time // monotonic
 	name  string
 	trial bool
+	// mended says that somebody outside has put it: it is taken up only as it was put.
+	mended bool
 }
 
 type dueHeap []dueEntry
@@ -79,6 +81,8 @@ func (t *tenure) loadIndex() bool {
 				}
 				t.setParked(k, k.parked+1)
 				k.trial = unclean
+			case driver.Discarded:
+				heap.Push(&t.due, dueEntry{at: now, name: e.Name, mended: true})
 			case driver.Boot:
 				if !unclean || !t.queue && t.win.settled(e.Order) {
 					stale = append(stale, e)
@@ -391,10 +395,12 @@ func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
 		return false, min(next, time.Minute), nil
 	}
 	names := make([]string, len(batch))
-	trial := make(map[string]bool, len(batch))
+	asked := make(map[string]dueEntry, len(batch))
 	for i, e := range batch {
 		names[i] = e.name
-		trial[e.name] = e.trial
+		if old, twice := asked[e.name]; !twice || old.mended {
+			asked[e.name] = e
+		}
 	}
 	entries, err := t.d.Lane().Get(t.all, names)
 	g.mu.Lock()
@@ -409,11 +415,16 @@ func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
 		t.g.log.Debug("lane entries that were due are gone: they were handled or deleted", "topic", t.part.Topic, "partition", t.part.N, "due", len(names), "found", len(entries))
 	}
 	for i := range entries {
-		t.revive(&entries[i], trial[entries[i].Name])
-		delete(trial, entries[i].Name)
+		switch e := &entries[i]; {
+		case e.State == driver.Discarded:
+			t.discarded(e)
+		case !asked[e.Name].mended || IsReplayed(e):
+			t.revive(e, asked[e.Name].trial)
+		}
+		delete(asked, entries[i].Name)
 	}
-	for name := range trial {
-		if k := t.unblock(name); k != nil {
+	for name := range asked {
+		if k := t.unblock(name); k != nil { // somebody has deleted what it waited for
 			t.nextOf(k)
 		}
 	}

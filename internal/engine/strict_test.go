@@ -16,24 +16,14 @@ func strictly(topic string) func(*Config) {
 	return func(c *Config) { c.Strict = map[string]bool{topic: true} }
 }
 
-// lane is what a group keeps of partition 0, by id.
-func (r *rig) lane(topic string) map[string]driver.Entry {
+// standing is what the lane of partition 0 holds, by id.
+func (r *rig) standing() map[string]driver.Entry {
 	r.Helper()
 	entries := map[string]driver.Entry{}
-	for after := ""; ; {
-		page, next, err := r.drv.Lane("g", driver.Partition{Topic: topic}).Scan(r.Context(), after, 100)
-		if err != nil {
-			r.Fatal(err)
-		}
-		for _, e := range page {
-			if e.Msg.ID != "" {
-				entries[e.Msg.ID] = e
-			}
-		}
-		if after = next; after == "" {
-			return entries
-		}
+	for _, e := range r.lane() {
+		entries[e.Msg.ID] = e
 	}
+	return entries
 }
 
 // The followers of a message that has failed wait for its late attempt, in order;
@@ -71,7 +61,7 @@ func TestStrictOrder(t *testing.T) {
 		if !slices.Equal(of, ids) {
 			t.Errorf("the order is lost: %v", of)
 		}
-		r.eventually("the lane is empty", func() bool { return len(r.lane("order")) == 0 })
+		r.eventually("the lane is empty", func() bool { return len(r.standing()) == 0 })
 		m.Group.mu.Lock()
 		defer m.Group.mu.Unlock()
 		for _, t1 := range m.tenures {
@@ -98,19 +88,19 @@ func TestStrictOrderSurvives(t *testing.T) {
 		other := r.publish("order", "other", "a")
 		m := r.run("m1", handlers, strictly("order"))
 		r.eventually("the followers are parked", func() bool {
-			lane := r.lane("order")
+			lane := r.standing()
 			return r.each(1, ids[0], other[0]) && len(lane) == 9 && lane["a-2"].State == driver.Dead
 		})
 		m.stop()
 		m = r.run("m2", handlers, strictly("order"))
 		ids = append(ids, r.publish("order", "k", "a")...)
-		r.eventually("what comes later is parked too", func() bool { return len(r.lane("order")) == 10 })
+		r.eventually("what comes later is parked too", func() bool { return len(r.standing()) == 10 })
 		if n := len(r.handled()); n != 2 {
 			t.Errorf("%d are handled behind a dead letter: %v", n, r.handled())
 		}
 		m.stop()
 		// Somebody deletes the dead letter while nobody holds the lane.
-		dead := r.lane("order")["a-2"]
+		dead := r.standing()["a-2"]
 		ops := []driver.LaneOp{{Entry: &dead, Delete: true}}
 		if err := r.drv.Lane("g", driver.Partition{Topic: "order"}).Apply(r.Context(), ops); err != nil {
 			t.Fatal(err)

@@ -92,6 +92,9 @@ type tenure struct {
 	loads    []*keyQueue
 	live     map[string]struct{} // the names of its entries in memory
 	waiting  map[*Item]struct{}
+	mending  *time.Timer // ends the watch on it; nil without one
+	remend   bool        // another one is asked for
+	mendedAt time.Time   // when it told of the last entry
 
 	roomC   sync.Cond // the fetcher waits here for room
 	waits   bool      // it does
