@@ -516,6 +516,7 @@ type TopicSpec struct {
 	Partitions int           `json:"partitions"`
 	Replicas   int           `json:"replicas"` // 0: as many as the broker has, up to three
 	Unordered  bool          `json:"unordered,omitempty"`
+	Strict     bool          `json:"strict,omitempty"`    // groups handle it in strict order
 	Keep       time.Duration `json:"keep"`                // how long what is settled is kept at least
 	MaxBytes   int64         `json:"max_bytes,omitempty"` // 0: no cap
 	Dedup      time.Duration `json:"dedup,omitempty"`     // de-duplication window; 0: the driver's

@@ -92,6 +92,7 @@ type Config struct {
 	Handlers    map[string]*Handler // by event type
 	Foreign     map[string]*Handler // by topic: for messages without a type
 	Unordered   map[string]bool     // by topic
+	Strict      map[string]bool     // by topic: others of a key wait behind one that has failed
 	Gate        *Gate
 	Counts      Counts
 	Log         *slog.Logger

@@ -67,6 +67,9 @@ func (t *tenure) loadIndex() bool {
 			switch e.State {
 			case driver.Due:
 				heap.Push(&t.due, dueEntry{at: now.Add(e.Due.Sub(sure)), name: e.Name, trial: unclean && !e.Due.After(sure)})
+				t.block(t.blockable(e.Key), e.Order, e.Name)
+			case driver.Dead:
+				t.block(t.blockable(e.Key), e.Order, e.Name)
 			case driver.Parked:
 				k := t.keyOf(e.Key)
 				if k == nil { // the topic was ordered when it was parked
@@ -354,10 +357,10 @@ func (t *tenure) bringBack(k *keyQueue, entries []driver.Entry) {
 	if k.stuck > 0 {
 		return
 	}
-	trial, most := k.trial, k.mayLoad(t)
+	trial := k.trial
 	for i := range entries {
 		e := &entries[i]
-		if e.Order > most {
+		if e.Order > k.mayLoad(t) {
 			k.first = e.Order
 			t.setParked(k, max(k.parked, 1))
 			return
@@ -418,6 +421,12 @@ func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
 		case !asked[e.Name].mended || IsReplayed(e):
 			t.revive(e, asked[e.Name].trial)
 		}
+		delete(asked, entries[i].Name)
+	}
+	for name := range asked {
+		if k := t.unblock(name); k != nil { // somebody has deleted what it waited for
+			t.nextOf(k)
+		}
 	}
 	return true, 0, nil
 }
@@ -458,5 +467,9 @@ func (t *tenure) revive(e *driver.Entry, trial bool) {
 	}
 	it.expires = expiryOf(&e.Msg)
 	it.kq = t.keyOf(e.Key)
+	if it.kq != nil && it.kq.waitsBehind(it.order) {
+		t.park(it) // until what has failed before it is settled
+		return
+	}
 	t.enqueue(it)
 }

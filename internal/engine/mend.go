@@ -98,4 +98,7 @@ func (t *tenure) discarded(e *driver.Entry) {
 		return
 	}
 	t.apply(driver.LaneOp{Entry: &driver.Entry{Name: e.Name}, Delete: true}, nil)
+	if k := t.unblock(e.Name); k != nil {
+		t.nextOf(k)
+	}
 }

@@ -21,6 +21,7 @@ type tenure struct {
 	part      driver.Partition
 	queue     bool // the shape of the source
 	unordered bool
+	strict    bool
 	share     int // of the window, for one key
 	name      string
 	knows     *subscription // what follows from it:
@@ -44,6 +45,7 @@ type tenure struct {
 	closing  bool // no handler starts
 	running  int  // handlers
 	suspects int  // messages from the partition that may have killed a process, unsettled
+	unclean  bool // there are more of these than it knows
 	held     int  // messages in memory that came from the partition
 	bytes    int  // of all messages in memory
 
@@ -82,6 +84,7 @@ type tenure struct {
 	parked   int                    // of all keys
 	early    map[*keyQueue]struct{} // parked above what has been fetched
 	freeKeys []*keyQueue
+	blocked  map[string]*keyQueue // by the name of the entry that the key waits for
 
 	// Lane.
 	ops      []*laneOp
@@ -111,9 +114,11 @@ func newTenure(g *Group, d driver.Tenure) *tenure {
 		name:      fmt.Sprintf("%s/%d", p.Topic, p.N),
 		queue:     g.cfg.Driver.Caps().Queue,
 		unordered: g.cfg.Unordered[p.Topic],
+		strict:    g.cfg.Strict[p.Topic],
 		share:     max(16, g.cfg.Window/8),
 		keys:      map[string]*keyQueue{},
 		early:     map[*keyQueue]struct{}{},
+		blocked:   map[string]*keyQueue{},
 		waiting:   map[*Item]struct{}{},
 		live:      map[string]struct{}{},
 		step:      minStep,
@@ -182,6 +187,7 @@ func (t *tenure) unstall() {
 func (t *tenure) settle(it *Item) {
 	switch {
 	case it.entry != nil:
+		t.unblock(it.entry.Name)
 		t.drop(it)
 	case it.booted && (t.queue || !it.skipped):
 		t.unboot(it)
@@ -381,7 +387,7 @@ func (g *Group) release(ctx context.Context, d driver.Tenure, c driver.Checkpoin
 // last is the checkpoint that the tenure ends with.
 func (t *tenure) last(sure bool) driver.Checkpoint {
 	c := t.checkpoint(sure)
-	c.Clean = t.running == 0 && t.suspects == 0 && (t.queue || c.Floor >= t.trial)
+	c.Clean = !t.unclean && t.running == 0 && t.suspects == 0 && (t.queue || c.Floor >= t.trial)
 	for _, k := range t.keys {
 		c.Clean = c.Clean && k.stuck == 0
 	}
