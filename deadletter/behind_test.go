@@ -107,7 +107,7 @@ func TestBehind(t *testing.T) {
 	}
 	s.until("all are handled", func() bool { return len(s.handled) == 6 })
 	for range 6 {
-		if e := <-s.handled; e.ID == "id-0" && e.Data.Note != "three" {
+		if e := s.next(); e.ID == "id-0" && e.Data.Note != "three" {
 			t.Errorf("%+v", e)
 		}
 	}
