@@ -2,6 +2,7 @@ package engine
 
 import (
 	"slices"
+	"time"
 
 	"github.com/posthorn/posthorn/driver"
 )
@@ -21,6 +22,14 @@ type keyQueue struct {
 	first   uint64   // no parked entry that is not loaded has a lower order
 	loading bool
 	trial   bool // the next batch that is loaded was there before an unclean start
+
+	turns uint64 // how many have let go of it
+	// While it was waited for, since its pace was judged.
+	waited time.Duration
+	did    uint64
+	slow   bool // what came of it
+	vain   int  // how often it was waited for in vain
+	passes int  // before it is waited for again, so many are parked
 }
 
 // spills tells whether what comes next for the key has to be parked, so that it
@@ -52,6 +61,107 @@ func (k *keyQueue) mayLoad(t *tenure) uint64 {
 		most = min(most, order-1)
 	}
 	return most
+}
+
+const (
+	// parkPace is about what it costs to take an item through the lane. A key that is
+	// quicker is sooner through if it is waited for, and so are those behind it.
+	parkPace = 100 * time.Microsecond
+	// keyLook is for how long a key is waited for before its pace is judged.
+	keyLook = 20 * time.Millisecond
+	// maxPasses bounds how much of a slow key is parked before it is waited for again.
+	maxPasses = 1 << 16
+)
+
+// awaitKey has the fetcher wait while a key that is only many, and not slow, has
+// more than its share: nothing of it has to go through the lane then. It returns
+// false when the tenure is to end.
+func (t *tenure) awaitKey(it *Item) bool {
+	k := t.crowded(it)
+	if k == nil {
+		return true
+	}
+	look := false
+	timer := time.AfterFunc(keyLook, func() {
+		t.g.mu.Lock()
+		defer t.g.mu.Unlock()
+		look = true
+		t.roomC.Broadcast()
+	})
+	defer timer.Stop()
+	t.awaits = k
+	defer func() { t.awaits = nil }()
+	turns, from := k.turns, time.Now() // monotonic
+	for {
+		t.roomC.Wait()
+		roomy := k.roomy(t)
+		switch {
+		case t.lost || t.ctx.Err() != nil:
+			return false
+		case t.keys[it.Delivery.Msg.Key] != k || !k.worthWaiting(t): // nothing is left of it, or it waits itself
+			return true
+		case !roomy && !look:
+			continue
+		}
+		now := time.Now() // monotonic
+		k.paced(k.turns-turns, now.Sub(from), roomy, t.share)
+		if roomy || k.passes > 0 {
+			return true
+		}
+		turns, from, look = k.turns, now, false
+		timer.Reset(keyLook)
+	}
+}
+
+// paced takes note of how many turns a key had while it was waited for. What keeps
+// the whole partition waiting says nothing of a key.
+func (k *keyQueue) paced(turns uint64, in time.Duration, roomy bool, share int) {
+	if k.holds != nil && !roomy {
+		switch k.holds.where {
+		case inReady, inGated, inStalled, inJudged:
+			return
+		}
+	}
+	k.waited += in
+	k.did += turns
+	if k.waited < keyLook {
+		return
+	}
+	slow := time.Duration(k.did)*parkPace < k.waited
+	switch {
+	case !slow:
+		k.vain = 0
+	case !k.slow: // the machine may have been busy
+	default:
+		k.passes = min(share<<k.vain, maxPasses)
+		k.vain = min(k.vain+1, 16)
+	}
+	k.slow, k.waited, k.did = slow, 0, 0
+}
+
+// crowded returns the key of an item that has come in, if it is to be waited for.
+func (t *tenure) crowded(it *Item) *keyQueue {
+	key := it.Delivery.Msg.Key
+	if key == "" || t.unordered || it.suspect || t.held < t.share && t.parked == 0 {
+		return nil
+	}
+	k := t.keys[key]
+	switch {
+	case k == nil || !k.spills(t, it.order) || !k.worthWaiting(t):
+		return nil
+	case k.passes > 0:
+		k.passes--
+		return nil
+	}
+	return k
+}
+
+// roomy tells whether a key that was waited for has room again, for more than a few.
+func (k *keyQueue) roomy(t *tenure) bool { return !k.spilling() && k.queue.n <= t.share/2 }
+
+// worthWaiting tells whether a key may soon have room.
+func (k *keyQueue) worthWaiting(t *tenure) bool {
+	return k.stuck == 0 && (k.holds == nil || k.holds.where != inWait) && k.parked+len(k.parking) <= t.g.cfg.Window
 }
 
 func (k *keyQueue) unused() bool {
@@ -98,6 +208,7 @@ func (t *tenure) releaseKey(k *keyQueue) {
 		return
 	}
 	k.busy, k.holds = false, nil
+	k.turns++
 	t.nextOf(k)
 }
 
@@ -105,18 +216,18 @@ func (t *tenure) nextOf(k *keyQueue) {
 	if k.busy || k.stuck > 0 || t.lost {
 		return
 	}
-	if it := k.queue.pop(); it != nil {
-		k.busy, k.holds = true, it
-		t.makeReady(it)
-		return
-	}
-	if k.parked > 0 {
+	it := k.queue.pop()
+	if k.parked > 0 && k.queue.n < loadBatch/4 { // before there is none left
 		switch most := k.mayLoad(t); {
 		case k.first <= most:
 			t.askFor(k)
 		case !t.queue && k.first > t.win.high:
 			t.early[k] = struct{}{} // admit comes here again
 		}
+	}
+	if it != nil {
+		k.busy, k.holds = true, it
+		t.makeReady(it)
 		return
 	}
 	if k.unused() {

@@ -205,14 +205,16 @@ func (t *tenure) keepLane() {
 // serveLane does all there is to do now and returns when something is due next.
 func (t *tenure) serveLane() (time.Duration, error) {
 	for {
-		if more, err := t.applyOps(); err != nil {
+		applied, err := t.applyOps()
+		if err != nil {
 			return 0, err
-		} else if more {
-			continue
 		}
-		if more, err := t.loadKey(); err != nil {
+		// However much there is to be put: keys whose next is in the lane wait.
+		loaded, err := t.loadKey()
+		if err != nil {
 			return 0, err
-		} else if more {
+		}
+		if applied || loaded {
 			continue
 		}
 		more, next, err := t.loadDue()

@@ -94,6 +94,7 @@ type tenure struct {
 	roomC   sync.Cond // the fetcher waits here for room
 	waits   bool      // it does
 	anyRoom bool      // it waits for a position to fit
+	awaits  *keyQueue // it waits for a key
 
 	wakeC chan struct{} // the clerk
 	wakeS chan struct{} // the recorder
@@ -256,7 +257,7 @@ func (it *Item) left() {
 
 // progress wakes those who wait for room or for the end.
 func (t *tenure) progress() {
-	if t.waits && (t.anyRoom || t.roomy(t.roomNow())) {
+	if t.waits && (t.anyRoom || t.roomy(t.roomNow())) || t.awaits != nil && t.awaits.roomy(t) {
 		t.roomC.Signal()
 	}
 	t.g.changed.Broadcast()
