@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -23,6 +24,10 @@ type keyQueue struct {
 	loading bool
 	trial   bool // the next batch that is loaded was there before an unclean start
 
+	// In strict order: the failed ones behind which the others of the key wait, lowest
+	// order first. They stand in the lane, Due or Dead.
+	blocks []block
+
 	turns uint64 // how many have let go of it
 	// While it was waited for, since its pace was judged.
 	waited time.Duration
@@ -32,10 +37,16 @@ type keyQueue struct {
 	passes int  // before it is waited for again, so many are parked
 }
 
+// A block is a failed message of a key in strict order.
+type block struct {
+	order uint64
+	name  string // of its lane entry
+}
+
 // spills tells whether what comes next for the key has to be parked, so that it
-// stays behind what is parked already.
+// stays behind what is parked already, or behind what has failed.
 func (k *keyQueue) spills(t *tenure, order uint64) bool {
-	if k.stuck > 0 {
+	if k.stuck > 0 || k.waitsBehind(order) {
 		return true
 	}
 	if k.parked > 0 && order < k.first {
@@ -60,7 +71,49 @@ func (k *keyQueue) mayLoad(t *tenure) uint64 {
 	for _, order := range k.parking {
 		most = min(most, order-1)
 	}
+	if len(k.blocks) > 0 {
+		most = min(most, k.blocks[0].order-1)
+	}
 	return most
+}
+
+// waitsBehind tells whether a message of the key waits for one that has failed.
+func (k *keyQueue) waitsBehind(order uint64) bool {
+	return len(k.blocks) > 0 && order > k.blocks[0].order
+}
+
+// blockable returns the queue of a key whose others may have to wait, in strict order.
+func (t *tenure) blockable(key string) *keyQueue {
+	if !t.strict {
+		return nil
+	}
+	return t.keyOf(key)
+}
+
+// block has the others of a key wait behind a message that goes to the lane, in
+// strict order.
+func (t *tenure) block(k *keyQueue, order uint64, name string) {
+	if k == nil || !t.strict {
+		return
+	}
+	if _, stands := t.blocked[name]; stands {
+		return
+	}
+	t.blocked[name] = k
+	i, _ := slices.BinarySearchFunc(k.blocks, order, func(b block, order uint64) int { return cmp.Compare(b.order, order) })
+	k.blocks = slices.Insert(k.blocks, i, block{order, name})
+}
+
+// unblock lets the others of a key go on: what they waited for is settled. It returns
+// the key, or nil if nobody waited.
+func (t *tenure) unblock(name string) *keyQueue {
+	k := t.blocked[name]
+	if k == nil {
+		return nil
+	}
+	delete(t.blocked, name)
+	k.blocks = slices.DeleteFunc(k.blocks, func(b block) bool { return b.name == name })
+	return k
 }
 
 const (
@@ -161,11 +214,11 @@ func (k *keyQueue) roomy(t *tenure) bool { return !k.spilling() && k.queue.n <= 
 
 // worthWaiting tells whether a key may soon have room.
 func (k *keyQueue) worthWaiting(t *tenure) bool {
-	return k.stuck == 0 && (k.holds == nil || k.holds.where != inWait) && k.parked+len(k.parking) <= t.g.cfg.Window
+	return k.stuck == 0 && len(k.blocks) == 0 && (k.holds == nil || k.holds.where != inWait) && k.parked+len(k.parking) <= t.g.cfg.Window
 }
 
 func (k *keyQueue) unused() bool {
-	return !k.busy && k.stuck == 0 && k.queue.n == 0 && !k.spilling() && !k.loading
+	return !k.busy && k.stuck == 0 && k.queue.n == 0 && !k.spilling() && !k.loading && len(k.blocks) == 0
 }
 
 // keyOf returns the queue of an item's key, or nil when it needs none.
@@ -193,7 +246,7 @@ func (t *tenure) enqueue(it *Item) {
 		t.makeReady(it)
 		return
 	}
-	if k.busy {
+	if k.busy || k.stuck > 0 {
 		it.where = inKey
 		k.queue.push(it)
 		return
@@ -215,6 +268,9 @@ func (t *tenure) releaseKey(k *keyQueue) {
 func (t *tenure) nextOf(k *keyQueue) {
 	if k.busy || k.stuck > 0 || t.lost {
 		return
+	}
+	if tail := k.queue.tail; tail != nil && k.waitsBehind(tail.order) {
+		t.strand(k)
 	}
 	it := k.queue.pop()
 	if k.parked > 0 && k.queue.n < loadBatch/4 { // before there is none left
@@ -252,6 +308,9 @@ func (t *tenure) askFor(k *keyQueue) {
 // park sends an item to the lane, behind the others of its key.
 func (t *tenure) park(it *Item) {
 	k := it.kq
+	if it.entry != nil {
+		t.unblock(it.entry.Name) // another one has failed before it
+	}
 	first := !k.spilling()
 	k.parking = append(k.parking, it.order)
 	if t.queue && first {
@@ -277,15 +336,18 @@ func (t *tenure) setParked(k *keyQueue, n int) {
 	k.parked = n
 }
 
-// strand parks all that waits behind a handler that ignores its deadline, so that
-// the partition's floor does not wait for it.
+// strand parks all that waits behind a handler that ignores its deadline, or behind a
+// message that has failed, so that the partition's floor does not wait for it.
 func (t *tenure) strand(k *keyQueue) {
 	for it := k.queue.take(); it != nil; {
 		next := it.next
 		it.next = nil
-		if it.entry == nil || it.entry.State != driver.Parked {
+		switch {
+		case k.stuck == 0 && len(k.blocks) > 0 && !k.waitsBehind(it.order):
+			k.queue.push(it)
+		case it.entry == nil || it.entry.State != driver.Parked:
 			t.park(it)
-		} else { // it stands there still: forget that it was loaded
+		default: // it stands there still: forget that it was loaded
 			t.hasParked(k, it.order)
 			t.forget(it)
 		}
