@@ -10,7 +10,8 @@ import (
 	"github.com/posthorn/posthorn/internal/engine"
 )
 
-// A DeadLetter is an event that a group gave up on.
+// A DeadLetter is an event that a group gave up on. Package deadletter lists, replays,
+// edits and discards them.
 type DeadLetter struct {
 	// Meta is the event's. Attempt is how many there were, Position where the event
 	// stood in its partition, Fence is not set.
@@ -29,6 +30,30 @@ type DeadLetter struct {
 	First, Died time.Time
 	// Member is the process that gave up on it.
 	Member string
+	// Deaths are the earlier ones, oldest first, at most the last ten: after each it
+	// was replayed, and Attempts was counted from 0 again. First and Errors go back to
+	// the first attempt of all.
+	Deaths []Death
+	// Edited is when its data or headers were changed last, zero for never, and
+	// EditedBy who did.
+	Edited   time.Time
+	EditedBy string
+	// Attributes are its other CloudEvents attributes, traceparent for one; nil
+	// without any.
+	Attributes map[string]string
+	// Entry names it among the dead letters of the group in its partition, and
+	// Revision changes whenever it does.
+	Entry    string
+	Revision uint64
+}
+
+// A Death is one that a dead letter had before, and was replayed after.
+type Death struct {
+	Died     time.Time
+	Reason   Code
+	Attempts int
+	Replayed time.Time
+	By       string // who replayed it
 }
 
 // DeadLetters walks over the dead letters of a group: by topic and partition,
@@ -111,11 +136,25 @@ func deadLetter(group string, p driver.Partition, e *driver.Entry) (DeadLetter, 
 	d := DeadLetter{Data: e.Msg.Body}
 	readMeta(&e.Msg, &d.Meta)
 	d.Group, d.Topic, d.Partition, d.Position = group, p.Topic, p.N, e.Order
+	d.Entry, d.Revision = e.Name, e.Rev
+	for _, a := range e.Msg.Attrs {
+		if d.Attributes == nil {
+			d.Attributes = map[string]string{}
+		}
+		d.Attributes[a.Name] = a.Value
+	}
 	r, err := engine.DecodeDead(e.Head)
 	if err != nil {
 		return d, &Error{Code: CodeUndecodable, Text: "the record of dead letter " + e.Name, Err: err}
 	}
 	d.Reason, d.Errors, d.Attempts, d.Attempt = Code(r.Code), r.Errors, r.Attempts, r.Attempts
 	d.First, d.Died, d.Member, d.Stored = r.First, r.Died, r.Member, r.Stored
+	for _, l := range r.Lives {
+		d.Deaths = append(d.Deaths, Death{Died: time.UnixMilli(l.Died).UTC(), Reason: Code(l.Code), Attempts: l.Attempts,
+			Replayed: time.UnixMilli(l.Replayed).UTC(), By: l.By})
+	}
+	if r.Edit != nil {
+		d.Edited, d.EditedBy = time.UnixMilli(r.Edit.At).UTC(), r.Edit.By
+	}
 	return d, nil
 }

@@ -41,7 +41,7 @@ type GroupDeclaration struct {
 //
 //	{
 //	  "topics": [
-//	    {"name": "order", "partitions": 8, "keep": "7d", "max_bytes": 0, "replicas": 3, "dedup": "2m", "unordered": false},
+//	    {"name": "order", "partitions": 8, "keep": "7d", "max_bytes": 0, "replicas": 3, "dedup": "2m", "unordered": false, "strict_order": false},
 //	    {"name": "warehouse", "types": ["stock.short"]}
 //	  ],
 //	  "groups": [
@@ -69,7 +69,7 @@ func ParseDeclaration(data []byte) (Declaration, error) {
 	var d Declaration
 	for _, t := range file.Topics {
 		d.Topics = append(d.Topics, TopicDeclaration{Name: t.Name, Types: t.Types, TopicConfig: TopicConfig{
-			Partitions: t.Partitions, Unordered: t.Unordered, Keep: time.Duration(t.Keep), MaxBytes: t.MaxBytes, Replicas: t.Replicas, Dedup: time.Duration(t.Dedup)}})
+			Partitions: t.Partitions, Unordered: t.Unordered, StrictOrder: t.Strict, Keep: time.Duration(t.Keep), MaxBytes: t.MaxBytes, Replicas: t.Replicas, Dedup: time.Duration(t.Dedup)}})
 	}
 	for _, g := range file.Groups {
 		start, err := ParseStart(g.Start)
@@ -101,6 +101,7 @@ type topicJSON struct {
 	Name       string       `json:"name"`
 	Partitions int          `json:"partitions"`
 	Unordered  bool         `json:"unordered"`
+	Strict     bool         `json:"strict_order"`
 	Keep       jsonDuration `json:"keep"`
 	MaxBytes   int64        `json:"max_bytes"`
 	Replicas   int          `json:"replicas"`

@@ -86,31 +86,42 @@ func ExampleRetry() {
 	// Output: attempts 1
 }
 
-// When what made a group give up is mended, its dead letters can be published again.
-func Example_publishDeadLettersAgain() {
+// In strict order, the events of a key wait behind one of them that has failed. Those
+// of other keys go on.
+func Example_strictOrder() {
 	ctx := context.Background()
 	bus := openExample()
 	defer closeExample(bus)
-	mended := false
-	billing := bus.Group("billing", posthorn.GroupConfig{})
-	OrderPlaced.Handle(billing, func(ctx context.Context, e *posthorn.Event[Placed]) error {
-		if !mended {
-			return posthorn.Permanent(errors.New("no such customer"))
-		}
-		fmt.Println("paid", e.Data.OrderID)
-		return nil
-	})
-	must(billing.Start(ctx))
-	must(OrderPlaced.Publish(ctx, bus, Placed{OrderID: "7"}))
-	waitUntil(func() bool { return deadLetters(bus, "billing") == 1 })
-	mended = true
+	mended := make(chan struct{})
+	booked := make(chan string, 4)
 
-	for d, err := range bus.DeadLetters(ctx, "billing") {
-		must(err)
-		must(bus.Publish(ctx, d.Type, json.RawMessage(d.Data), posthorn.WithKey(d.Key), posthorn.WithID(d.ID+".again")))
+	ledger := bus.Group("ledger", posthorn.GroupConfig{StrictOrder: true})
+	book := func(ctx context.Context, e *posthorn.Event[Placed]) error {
+		if e.Type == "order.placed" && e.Key == "7" {
+			select {
+			case <-mended:
+			default:
+				return errors.New("the books are closed")
+			}
+		}
+		booked <- fmt.Sprint(e.Type, " ", e.Key)
+		return nil
 	}
-	waitUntil(func() bool { return bus.Stats().Handled == 1 })
-	// Output: paid 7
+	soon := posthorn.WithRetry(posthorn.Retry{Attempts: posthorn.None, Late: 1000, LateDelay: time.Millisecond, MaxLateDelay: 10 * time.Millisecond})
+	OrderPlaced.Handle(ledger, book, soon)
+	OrderCancelled.Handle(ledger, book, soon)
+	must(ledger.Start(ctx))
+	must(OrderPlaced.Publish(ctx, bus, Placed{OrderID: "7"}))
+	must(OrderCancelled.Publish(ctx, bus, Placed{OrderID: "7"}))
+	must(OrderPlaced.Publish(ctx, bus, Placed{OrderID: "8"}))
+	fmt.Println(<-booked)
+	close(mended)
+	fmt.Println(<-booked)
+	fmt.Println(<-booked)
+	// Output:
+	// order.placed 8
+	// order.placed 7
+	// order.cancelled 7
 }
 
 // Types of one topic share the order of their keys.

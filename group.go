@@ -209,6 +209,11 @@ func (g *Group) start(ctx context.Context) (*engine.Group, error) {
 		topic := h.def.topic.name
 		want.Types[topic] = append(want.Types[topic], h.def.name)
 		cfg.Unordered[topic] = ot.spec.Unordered
+		if g.cfg.StrictOrder && ot.spec.Unordered {
+			return nil, errorf(CodeConflict, "group %q asks for StrictOrder, but topic %q was created with Unordered and keeps no order; "+
+				"handle it in a group without StrictOrder, or use a new topic name", g.name, topic)
+		}
+		cfg.Strict[topic] = g.cfg.StrictOrder || ot.spec.Strict
 		eh := g.wrap(h)
 		cfg.Handlers[h.def.name] = eh
 		if h.def.untyped {
@@ -262,6 +267,7 @@ func (g *Group) engineConfig() engine.Config {
 		Handlers:    map[string]*engine.Handler{},
 		Foreign:     map[string]*engine.Handler{},
 		Unordered:   map[string]bool{},
+		Strict:      map[string]bool{},
 		Gate:        b.gate,
 		Counts:      (*groupCounts)(&b.count),
 		Log:         b.log,

@@ -58,6 +58,14 @@ type GroupConfig struct {
 	// Boots is how many times a message may be being handled when its process
 	// dies, before it is quarantined as a dead letter. Default 3.
 	Boots int
+	// StrictOrder has the events of one key wait behind one of them that has failed,
+	// in order, in all topics of the group: until a late attempt handles it, or until
+	// the dead letter that it has become is replayed and handled, or discarded. They
+	// wait in the group's lane, through restarts. A key that has a dead letter already
+	// waits for it from the next start on. All members of the group have to ask for it.
+	// Default: false, except in topics that say so (see TopicConfig): a failed event
+	// comes late and the others of its key go on.
+	StrictOrder bool
 	// Start is where the group begins in a topic that is new to it. Default:
 	// at the beginning of what is kept.
 	Start Start

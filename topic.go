@@ -32,6 +32,12 @@ type TopicConfig struct {
 	// means nothing. Keys are still allowed. Default: false, events of one key are
 	// handled in order.
 	Unordered bool
+	// StrictOrder has the events of one key wait behind one of them that has failed,
+	// for every group: until a late attempt handles it, or until the dead letter that
+	// it has become is replayed and handled, or discarded. Default: false, a failed
+	// event comes late and the others of its key go on. A group can ask for it by
+	// itself: see GroupConfig.
+	StrictOrder bool
 	// Keep is for how long events stay readable after they were stored, even
 	// when all groups have settled them. Default 7 days. What a registered group
 	// has not settled is kept beyond that.
@@ -76,6 +82,8 @@ func checkTopic(name string, c TopicConfig) *Error {
 	switch {
 	case c.Partitions < 0 || c.Partitions > maxPartitions:
 		return errorf(CodeInvalid, "topic %q: Partitions is %d; 1 to %d are allowed", name, c.Partitions, maxPartitions)
+	case c.StrictOrder && c.Unordered:
+		return errorf(CodeInvalid, "topic %q: StrictOrder and Unordered are both asked for; leave one of them out", name)
 	case c.Keep < 0:
 		return errorf(CodeInvalid, "topic %q: Keep is %v; it cannot be negative", name, c.Keep)
 	case c.MaxBytes < 0:
@@ -96,6 +104,7 @@ func (t *Topic) spec() driver.TopicSpec {
 		Partitions: t.cfg.Partitions,
 		Replicas:   t.cfg.Replicas,
 		Unordered:  t.cfg.Unordered,
+		Strict:     t.cfg.StrictOrder,
 		Keep:       t.cfg.Keep,
 		MaxBytes:   t.cfg.MaxBytes,
 		Dedup:      t.cfg.Dedup,
@@ -126,6 +135,9 @@ func (t *Topic) compare(stands driver.TopicSpec) (warnings []string, err *Error)
 		return nil, refuse("Partitions", c.Partitions, stands.Partitions)
 	case c != (TopicConfig{}) && !c.Unordered && stands.Unordered:
 		return nil, refuse("Unordered", false, true)
+	case c.StrictOrder && !stands.Strict:
+		return nil, errorf(CodeConflict, "topic %q: StrictOrder is declared, but the topic was created without it, and code does not change a topic that exists; "+
+			"ask for it in each group instead, by GroupConfig.StrictOrder", t.name)
 	case c.Keep > stands.Keep:
 		return nil, refuse("Keep", c.Keep, stands.Keep)
 	case c.Replicas > stands.Replicas && stands.Replicas != 0:

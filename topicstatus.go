@@ -115,7 +115,7 @@ func (b *Bus) topicStatus(ctx context.Context, spec driver.TopicSpec, groups []d
 }
 
 func settingsOf(s driver.TopicSpec) TopicConfig {
-	return TopicConfig{Partitions: s.Partitions, Unordered: s.Unordered, Keep: s.Keep, MaxBytes: s.MaxBytes, Replicas: s.Replicas, Dedup: s.Dedup}
+	return TopicConfig{Partitions: s.Partitions, Unordered: s.Unordered, StrictOrder: s.Strict, Keep: s.Keep, MaxBytes: s.MaxBytes, Replicas: s.Replicas, Dedup: s.Dedup}
 }
 
 func byPartition(x, y driver.Partition) int {

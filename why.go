@@ -76,7 +76,8 @@ const (
 	StandsSuspect Place = "suspect"
 	// StandsDead: the group gave up on it.
 	StandsDead Place = "dead letter"
-	// StandsSettled: it was handled, skipped or expired.
+	// StandsSettled: it was handled, skipped or expired, or was a dead letter and was
+	// discarded.
 	StandsSettled Place = "settled"
 )
 
@@ -237,10 +238,16 @@ func (w *inquiry) standing(ctx context.Context, g driver.GroupSpec, f foundEvent
 	if err != nil {
 		return s, wrapf(err, "lane of group %q", g.Name)
 	}
-	if len(entries) > 0 {
-		return inLane(s, &entries[0]), nil
+	if len(entries) == 0 {
+		return w.inLog(s, g, at, pos, f.d.Pos), nil
 	}
-	return w.inLog(s, g, at, pos, f.d.Pos), nil
+	if e := &entries[0]; e.State == driver.Dead && !w.bus.drv.Caps().Queue && f.d.Pos > max(pos.Mark, pos.Begin) {
+		// What has died was started, or is settled: so the group was set back since.
+		s = w.inLog(s, g, at, pos, f.d.Pos)
+		s.Why += "; a dead letter of it stands from before the group was set back"
+		return s, nil
+	}
+	return inLane(s, &entries[0]), nil
 }
 
 // entryName is that of the event's lane entry: see the engine's.
@@ -264,6 +271,12 @@ func inLane(s Standing, e *driver.Entry) Standing {
 	case driver.Due:
 		s.State, s.Due = StandsRetry, e.Due
 		s.Why = fmt.Sprintf("it waits in the lane for attempt %d%s", r.Attempts+1, last)
+		if engine.IsReplayed(e) {
+			s.Why = fmt.Sprintf("it was replayed by %s, and waits to be handled%s", r.Lives[len(r.Lives)-1].By, last)
+		}
+	case driver.Discarded:
+		s.State, s.Member = StandsSettled, ""
+		s.Why = fmt.Sprintf("it was a dead letter, and was discarded by %s: %s", r.By, r.Reason)
 	case driver.Parked:
 		s.State, s.Why = StandsParked, "it waits in the lane behind others of its key"
 	case driver.Boot:
@@ -271,7 +284,7 @@ func inLane(s Standing, e *driver.Entry) Standing {
 		s.Why = fmt.Sprintf("it was being handled %d times when its process ended; it is tried by itself", max(r.Boots, 1))
 	default:
 		s.State, s.Died, s.Member = StandsDead, r.Died, r.Member
-		s.Why = fmt.Sprintf("the group gave up after %s%s", attempts(r.Attempts), last)
+		s.Why = fmt.Sprintf("the group gave up after %s%s%s", attempts(r.Attempts), replays(len(r.Lives)), last)
 		if s.Reason == CodeQuarantined {
 			s.Why = fmt.Sprintf("it was being handled each time its process ended, and is quarantined%s", last)
 		}
@@ -293,7 +306,7 @@ func (w *inquiry) inLog(s Standing, g driver.GroupSpec, at groupAt, p driver.Pos
 		s.State, s.Why = StandsBefore, fmt.Sprintf("the group began, or was reset, at position %d, behind it", p.Begin)
 		return s
 	case settledAt(p, pos):
-		s.State, s.Why = StandsSettled, "it was handled, skipped or expired"
+		s.State, s.Why = StandsSettled, "it was handled, skipped, discarded or expired"
 		return s
 	}
 	for _, m := range at.members {
@@ -398,7 +411,7 @@ func (w *inquiry) entries(ctx context.Context, group string, p driver.Partition)
 			return nil, wrapf(err, "lane of group %q", group)
 		}
 		for _, e := range entries {
-			if e.Msg.ID == w.id {
+			if e.Msg.ID == w.id && e.State != driver.Note {
 				found = append(found, e)
 			}
 		}
@@ -429,4 +442,14 @@ func attempts(n int) string {
 		return "1 attempt"
 	}
 	return fmt.Sprintf("%d attempts", n)
+}
+
+func replays(n int) string {
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return ", as it did before it was replayed"
+	}
+	return fmt.Sprintf(", as it did before each of %d replays", n)
 }

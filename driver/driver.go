@@ -129,6 +129,10 @@ type Driver interface {
 	// counts one more, also when the record had no reason.
 	PauseGroup(ctx context.Context, name, why string) (GroupSpec, error)
 
+	// NudgeGroup counts one more in Nudges of the group's record, so that its
+	// members look into the lanes that they hold for what was put from outside.
+	NudgeGroup(ctx context.Context, name string) error
+
 	// ResetGroup sets the group's position, in each partition of the topics, to
 	// where start says. Its members lose these partitions, with ErrLost, and
 	// take them again. Lanes stay.
@@ -289,7 +293,9 @@ type Tenure interface {
 // holder is then the only one who changes entries, so that LaneOp.Entry.Rev need
 // not be compared. From outside nothing is fenced and Rev decides; who edits
 // there changes entries in state Dead only, which the holder leaves alone, and
-// those that were put from outside.
+// those that were put from outside. The holder takes up what was made Due or
+// Discarded there when it takes the lane over, and soon after a
+// [Driver.NudgeGroup].
 type Lane interface {
 	// Scan walks over all entries in the order of their names, without bodies.
 	// It begins behind the name after ("" is the start) and returns up to max
@@ -460,6 +466,12 @@ const (
 	// Boot entries count the starts of a message that may have killed its
 	// process. They have no message.
 	Boot
+	// Discarded entries were dead letters that somebody has discarded. They have no
+	// body. The holder deletes them.
+	Discarded
+	// Note entries say what somebody has done to dead letters. The holder leaves
+	// them alone.
+	Note
 )
 
 func (s EntryState) String() string {
@@ -472,6 +484,10 @@ func (s EntryState) String() string {
 		return "dead"
 	case Boot:
 		return "boot"
+	case Discarded:
+		return "discarded"
+	case Note:
+		return "note"
 	}
 	return "unknown"
 }
@@ -500,6 +516,7 @@ type TopicSpec struct {
 	Partitions int           `json:"partitions"`
 	Replicas   int           `json:"replicas"` // 0: as many as the broker has, up to three
 	Unordered  bool          `json:"unordered,omitempty"`
+	Strict     bool          `json:"strict,omitempty"`    // groups handle it in strict order
 	Keep       time.Duration `json:"keep"`                // how long what is settled is kept at least
 	MaxBytes   int64         `json:"max_bytes,omitempty"` // 0: no cap
 	Dedup      time.Duration `json:"dedup,omitempty"`     // de-duplication window; 0: the driver's
@@ -522,6 +539,8 @@ type GroupSpec struct {
 	Paused string `json:"paused,omitempty"`
 	// Resumes counts how often the group was resumed.
 	Resumes int `json:"resumes,omitempty"`
+	// Nudges counts how often its members were to look into their lanes.
+	Nudges int `json:"nudges,omitempty"`
 	// Version counts the changes of Types.
 	Version int `json:"version"`
 }

@@ -18,7 +18,7 @@ import (
 
 // service is a service with one group, for scripts. Its handler does what the data
 // says: {"do":"fail"} fails, "die" gives up, "hold" runs until the file that "until"
-// names exists. It stops on SIGTERM; with -once it stops as soon as nothing is left
+// names exists, "mend" gives up until then. It stops on SIGTERM; with -once it stops as soon as nothing is left
 // to handle.
 func service() int {
 	url := flag.String("url", os.Getenv("POSTHORN_URL"), "the broker")
@@ -73,6 +73,10 @@ func handle(ctx context.Context, d *posthorn.Delivery) error {
 		return errors.New("the till is shut")
 	case "die":
 		return posthorn.Permanent(errors.New("no such order"))
+	case "mend":
+		if _, err := os.Stat(say.Until); err != nil {
+			return posthorn.Permanent(errors.New("no such order"))
+		}
 	case "hold":
 		for {
 			if _, err := os.Stat(say.Until); err == nil {

@@ -435,6 +435,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "drops-on-failure", logCase: "retry/late", queueCase: "retry/late",
 		also: map[string]string{
+			"dead/*":                       "what fails is dropped",
 			"batch/*":                      "some of its events make late attempts",
 			"members/*":                    "some of its events fail",
 			"seam/watch":                   "it deletes what is due",
@@ -457,18 +458,19 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "swaps-two-of-a-key", logCase: "order/per-key", queueCase: "order/per-key",
 		also: map[string]string{
-			"batch/one-of-a-key": "it looks at the order of a key",
-			"members/*":          "it is about order, over members",
-			"order/*":            "they look at the order of a key",
-			"random/*":           "they look at the order of a key",
-			"drain/*":            "they look at the order of a key",
-			"kill/*":             "they look at the order of a key",
-			"publish/*":          "they look at the order of a key",
-			"async/*":            "they look at the order of a key",
-			"bound/*":            "they look at the order of a key",
-			"group/*":            "they look at the order of a key",
-			"seam/append-order":  "it looks at the order of all",
-			"delayed/order":      "it looks at the order of a key",
+			"dead/order-of-a-key": "it looks at the order of a key",
+			"batch/one-of-a-key":  "it looks at the order of a key",
+			"members/*":           "it is about order, over members",
+			"order/*":             "they look at the order of a key",
+			"random/*":            "they look at the order of a key",
+			"drain/*":             "they look at the order of a key",
+			"kill/*":              "they look at the order of a key",
+			"publish/*":           "they look at the order of a key",
+			"async/*":             "they look at the order of a key",
+			"bound/*":             "they look at the order of a key",
+			"group/*":             "they look at the order of a key",
+			"seam/append-order":   "it looks at the order of all",
+			"delayed/order":       "it looks at the order of a key",
 		},
 		wrap: breakTenures(func(_ *brokenWorld, t driver.Tenure) *tenureShim {
 			seen := map[string]int{}
@@ -530,6 +532,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "loses-what-is-in-a-lane", logCase: "kill/lane-stays", queueCase: "kill/lane-stays",
 		also: map[string]string{
+			"dead/*":                       "there are no dead letters",
 			"members/*":                    "what failed, and boots, are in the lane",
 			"seam/watch":                   "it is about what is in a lane",
 			"content/dead-letter-is-whole": "dead letters are in the lane, and it opens again",
@@ -580,6 +583,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "forgets-attempts", logCase: "retry/late", queueCase: "retry/late",
 		also: map[string]string{
+			"dead/attempts-anew":           "it looks at what was counted",
 			"batch/*":                      "some of its events make late attempts",
 			"members/*":                    "some of its events fail, and are handled at their second attempt",
 			"retry/*":                      "late attempts begin from the same count each time, and do not end",
@@ -709,6 +713,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "forgets-the-last-checkpoint", logCase: "group/resumes",
 		also: map[string]string{
+			"dead/*":                    "those that stop members cleanly",
 			"batch/*":                   "it stops cleanly, or a member does, and what was settled comes again",
 			"members/*":                 "what the member before had settled comes again",
 			"seam/subscription":         "the next holder begins where the last one began",
@@ -781,6 +786,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "overwrites-lane-entries", logCase: "seam/lane-compare-and-set", queueCase: "seam/lane-compare-and-set",
 		also: map[string]string{
+			"dead/replay-*":  "of two replays one overwrites the other",
 			"seam/lane-*":    "it is about entries that another revision stands for",
 			"delayed/cancel": "it cancels what is being published",
 		},
@@ -836,7 +842,7 @@ var brokenDrivers = []*brokenDriver{
 	},
 }
 
-func init() { brokenDrivers = append(brokenDrivers, brokenShared...) }
+func init() { brokenDrivers = append(append(brokenDrivers, brokenShared...), brokenDead...) }
 
 // oneAtATime hands a message out when the one before is settled.
 func oneAtATime(w *brokenWorld, t driver.Tenure) *tenureShim {

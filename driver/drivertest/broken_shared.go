@@ -62,6 +62,7 @@ var brokenShared = []*brokenDriver{
 	{
 		name: "tells-nobody-of-new-types", logCase: "members/rolling-deploy",
 		also: map[string]string{
+			"seam/nudge":        "members do not learn of a change of the record",
 			"group/*":           "members do not learn of a change of the record",
 			"members/*":         "members do not learn of a change of the record",
 			"seam/pause":        "members do not learn of a change of the record",

@@ -369,6 +369,7 @@ var brokenDelays = []*brokenDriver{
 		also: map[string]string{
 			"delayed/*":  "what was delayed since the watch began does not come",
 			"seam/watch": "it watches",
+			"dead/*":     "what is replayed since the watch began is not told",
 		},
 		wrap: breakLanes(func(*brokenWorld) func(driver.Lane) *laneShim {
 			return func(l driver.Lane) *laneShim {

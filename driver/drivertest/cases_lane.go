@@ -145,7 +145,7 @@ func laneCAS(r *rig) {
 func laneContent(r *rig) {
 	d, l, p, group := r.lane("content")
 	var want []driver.Entry
-	for i, s := range []driver.EntryState{driver.Due, driver.Parked, driver.Dead, driver.Boot} {
+	for i, s := range []driver.EntryState{driver.Due, driver.Parked, driver.Dead, driver.Boot, driver.Discarded, driver.Note} {
 		e := laneEntry(i, s)
 		if s != driver.Boot {
 			e.Msg.Headers = []driver.Attr{{Name: "x-h", Value: "ü %41"}, {Name: "Status", Value: "404"}}

@@ -149,6 +149,15 @@ func (p *probe) PauseGroup(ctx context.Context, name, why string) (driver.GroupS
 	return alive(p, func() (driver.GroupSpec, error) { return p.Driver.PauseGroup(ctx, name, why) })
 }
 
+func (p *probe) NudgeGroup(ctx context.Context, name string) error {
+	leave, err := p.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return p.Driver.NudgeGroup(ctx, name)
+}
+
 func (p *probe) ResetGroup(ctx context.Context, name string, topics []string, start driver.StartAt) error {
 	leave, err := p.enter()
 	if err != nil {

@@ -44,6 +44,13 @@ const (
 	getWindow   = 256
 )
 
+// A listing is kept up to so many names of a key, and of all keys. The server takes
+// long to make one.
+const (
+	maxListed    = 1 << 14
+	maxAllListed = 1 << 16
+)
+
 // A lane has a subject for each entry: putting an entry replaces it whole.
 type lane struct {
 	d      *jsDriver
@@ -59,8 +66,9 @@ type lane struct {
 	seen     atomic.Uint64 // a replica that has not come so far is behind
 	alone    atomic.Bool   // the server takes one write at a time
 
-	mu   sync.Mutex
-	scan []driver.Entry // what a walk that has begun will still return
+	mu     sync.Mutex
+	scan   []driver.Entry      // what a walk that has begun will still return
+	listed map[string][]string // of a tenure's lane: names that are still to be read, by the token of their key
 }
 
 var _ driver.Lane = (*lane)(nil)
@@ -262,11 +270,30 @@ func (l *lane) getSome(ctx context.Context, subjects []string, found map[string]
 // Parked lists the key's names, which sort by order, and reads as many as it
 // takes.
 func (l *lane) Parked(ctx context.Context, key string, after uint64, limit int) ([]driver.Entry, error) {
-	names, err := l.namesOf(ctx, driver.KeyToken(key), after)
-	if err != nil {
-		return nil, err
+	token := driver.KeyToken(key)
+	names := l.listedOf(token, after)
+	known := len(names) >= limit
+	for {
+		if !known {
+			var err error
+			if names, err = l.namesOf(ctx, token, after); err != nil {
+				return nil, err
+			}
+		}
+		parked, err := l.parked(ctx, key, names, after, limit)
+		if err != nil {
+			return nil, err
+		}
+		if len(parked) == limit || !known {
+			l.keepListed(token, names, parked)
+			return parked, nil
+		}
+		known = false // some are gone
 	}
-	var parked []driver.Entry
+}
+
+// parked reads entries of a key by their names.
+func (l *lane) parked(ctx context.Context, key string, names []string, after uint64, limit int) (parked []driver.Entry, err error) {
 	for len(names) > 0 && len(parked) < limit {
 		n := min(len(names), getWindow, max(limit-len(parked), 16))
 		entries, err := l.Get(ctx, names[:n])
@@ -283,9 +310,67 @@ func (l *lane) Parked(ctx context.Context, key string, after uint64, limit int) 
 	return parked, nil
 }
 
+// listedOf returns what is known of a key's names above an order. It goes on as far
+// as it is long: names behind may be missing.
+func (l *lane) listedOf(token string, after uint64) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return above(l.listed[token], token, after)
+}
+
+// above cuts off the names of a key up to an order.
+func above(names []string, token string, after uint64) []string {
+	i, _ := slices.BinarySearch(names, namesAbove(token, after))
+	return names[i:]
+}
+
+// keepListed keeps the names of a key that a holder will read next, those behind what
+// it has read.
+func (l *lane) keepListed(token string, names []string, read []driver.Entry) {
+	if l.holder == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.listed, token)
+	if len(read) == 0 {
+		return
+	}
+	names = above(names, token, read[len(read)-1].Order)
+	if names = names[:min(len(names), maxListed)]; len(names) == 0 {
+		return
+	}
+	all := len(names)
+	for _, other := range l.listed {
+		all += len(other)
+	}
+	if l.listed == nil || all > maxAllListed {
+		l.listed = map[string][]string{}
+	}
+	l.listed[token] = slices.Clone(names) // not all that was listed
+}
+
+// unlist forgets the names of a key before the last of which an entry is put.
+func (l *lane) unlist(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.listed) == 0 {
+		return
+	}
+	token, _, _ := strings.Cut(name, ".")
+	if names := l.listed[token]; len(names) > 0 && name < names[len(names)-1] {
+		delete(l.listed, token)
+	}
+}
+
+// namesAbove is what the names of a key sort behind that are above an order.
+func namesAbove(token string, after uint64) string {
+	return fmt.Sprintf("%s.%016x.\xff", token, after)
+}
+
 // namesOf returns the names of a key's entries above an order.
 func (l *lane) namesOf(ctx context.Context, token string, after uint64) ([]string, error) {
-	from := fmt.Sprintf("%s.%016x.\xff", token, after)
+	from := namesAbove(token, after)
 	var names []string
 	for offset := 0; ; {
 		var info streamInfo
@@ -441,6 +526,9 @@ func (a *applying) send(ctx context.Context, i int) error {
 		req, _ := json.Marshal(purgeRequest{Filter: subject, Seq: a.purge[i] + 1})
 		return a.publish(&nats.Msg{Subject: "$JS.API.STREAM.PURGE." + a.l.stream, Reply: reply, Data: req})
 	case !op.Delete:
+		if op.Entry.State == driver.Parked && a.l.holder != nil {
+			a.l.unlist(op.Entry.Name)
+		}
 		h = a.headers.anew(&op.Entry.Msg)
 		delete(h, headerMsgID) // an entry is stored again and again
 		h[headerEntry] = []string{formatEntry(op.Entry)}

@@ -38,3 +38,20 @@ func (d *jsDriver) PauseGroup(ctx context.Context, name, why string) (driver.Gro
 	d.announce(name, "")
 	return r.Spec, d.syncs.wait(ctx)
 }
+
+// NudgeGroup need not be durable: after a power cut there is no holder left to be
+// told.
+func (d *jsDriver) NudgeGroup(ctx context.Context, name string) error {
+	if err := d.usable(); err != nil {
+		return err
+	}
+	_, err := updateRecord(ctx, d, d.names.group(name), func(r *groupRecord, exists bool) (bool, error) {
+		if !exists {
+			return false, noGroup(name)
+		}
+		r.Spec.Nudges++
+		return true, nil
+	})
+	d.announce(name, "")
+	return err
+}

@@ -219,6 +219,17 @@ func (m *memory) PauseGroup(ctx context.Context, name, why string) (driver.Group
 	return g.record(), nil
 }
 
+func (m *memory) NudgeGroup(ctx context.Context, name string) error {
+	g, unlock, err := m.open(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	g.spec.Nudges++
+	g.recorded()
+	return nil
+}
+
 func (m *memory) ResetGroup(ctx context.Context, name string, topics []string, start driver.StartAt) error {
 	g, unlock, err := m.open(ctx, name)
 	if err != nil {

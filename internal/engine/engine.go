@@ -92,6 +92,7 @@ type Config struct {
 	Handlers    map[string]*Handler // by event type
 	Foreign     map[string]*Handler // by topic: for messages without a type
 	Unordered   map[string]bool     // by topic
+	Strict      map[string]bool     // by topic: others of a key wait behind one that has failed
 	Gate        *Gate
 	Counts      Counts
 	Log         *slog.Logger
@@ -146,6 +147,7 @@ type Group struct {
 	told      string // why the group's record says that nothing starts
 	flood     string // why the group has paused itself
 	resumes   int    // on record
+	nudges    int    // on record
 	paused    bool   // for either
 	draining  bool
 	returning int       // partitions that are on their way back
@@ -185,7 +187,7 @@ func Start(cfg Config, stands driver.GroupSpec, failed func(error)) *Group {
 	}
 	g.mu.Lock()
 	g.watchAt = time.Now().Add(time.Hour) // monotonic
-	g.resumes = stands.Resumes
+	g.resumes, g.nudges = stands.Resumes, stands.Nudges
 	g.takeIn(stands)
 	g.takePause(stands)
 	g.mu.Unlock()
@@ -340,6 +342,7 @@ func (m *member) Subscribed(spec driver.GroupSpec) []string {
 	defer g.mu.Unlock()
 	g.takeIn(spec)
 	g.takePause(spec)
+	g.takeNudge(spec)
 	return g.sub.topics()
 }
 

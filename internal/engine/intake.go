@@ -138,6 +138,9 @@ func (t *tenure) admit(batch []driver.Delivery) bool {
 			passed++
 			continue
 		}
+		if !t.awaitKey(it) {
+			return false
+		}
 		t.bring(it, now, standing)
 	}
 	g.cfg.Counts.Skipped(passed)

@@ -25,6 +25,8 @@ type dueEntry struct {
 	at    time.Time // monotonic
 	name  string
 	trial bool
+	// mended says that somebody outside has put it: it is taken up only as it was put.
+	mended bool
 }
 
 type dueHeap []dueEntry
@@ -65,6 +67,9 @@ func (t *tenure) loadIndex() bool {
 			switch e.State {
 			case driver.Due:
 				heap.Push(&t.due, dueEntry{at: now.Add(e.Due.Sub(sure)), name: e.Name, trial: unclean && !e.Due.After(sure)})
+				t.block(t.blockable(e.Key), e.Order, e.Name)
+			case driver.Dead:
+				t.block(t.blockable(e.Key), e.Order, e.Name)
 			case driver.Parked:
 				k := t.keyOf(e.Key)
 				if k == nil { // the topic was ordered when it was parked
@@ -76,6 +81,8 @@ func (t *tenure) loadIndex() bool {
 				}
 				t.setParked(k, k.parked+1)
 				k.trial = unclean
+			case driver.Discarded:
+				heap.Push(&t.due, dueEntry{at: now, name: e.Name, mended: true})
 			case driver.Boot:
 				if !unclean || !t.queue && t.win.settled(e.Order) {
 					stale = append(stale, e)
@@ -205,14 +212,16 @@ func (t *tenure) keepLane() {
 // serveLane does all there is to do now and returns when something is due next.
 func (t *tenure) serveLane() (time.Duration, error) {
 	for {
-		if more, err := t.applyOps(); err != nil {
+		applied, err := t.applyOps()
+		if err != nil {
 			return 0, err
-		} else if more {
-			continue
 		}
-		if more, err := t.loadKey(); err != nil {
+		// However much there is to be put: keys whose next is in the lane wait.
+		loaded, err := t.loadKey()
+		if err != nil {
 			return 0, err
-		} else if more {
+		}
+		if applied || loaded {
 			continue
 		}
 		more, next, err := t.loadDue()
@@ -348,10 +357,10 @@ func (t *tenure) bringBack(k *keyQueue, entries []driver.Entry) {
 	if k.stuck > 0 {
 		return
 	}
-	trial, most := k.trial, k.mayLoad(t)
+	trial := k.trial
 	for i := range entries {
 		e := &entries[i]
-		if e.Order > most {
+		if e.Order > k.mayLoad(t) {
 			k.first = e.Order
 			t.setParked(k, max(k.parked, 1))
 			return
@@ -386,10 +395,12 @@ func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
 		return false, min(next, time.Minute), nil
 	}
 	names := make([]string, len(batch))
-	trial := make(map[string]bool, len(batch))
+	asked := make(map[string]dueEntry, len(batch))
 	for i, e := range batch {
 		names[i] = e.name
-		trial[e.name] = e.trial
+		if old, twice := asked[e.name]; !twice || old.mended {
+			asked[e.name] = e
+		}
 	}
 	entries, err := t.d.Lane().Get(t.all, names)
 	g.mu.Lock()
@@ -404,7 +415,18 @@ func (t *tenure) loadDue() (more bool, next time.Duration, err error) {
 		t.g.log.Debug("lane entries that were due are gone: they were handled or deleted", "topic", t.part.Topic, "partition", t.part.N, "due", len(names), "found", len(entries))
 	}
 	for i := range entries {
-		t.revive(&entries[i], trial[entries[i].Name])
+		switch e := &entries[i]; {
+		case e.State == driver.Discarded:
+			t.discarded(e)
+		case !asked[e.Name].mended || IsReplayed(e):
+			t.revive(e, asked[e.Name].trial)
+		}
+		delete(asked, entries[i].Name)
+	}
+	for name := range asked {
+		if k := t.unblock(name); k != nil { // somebody has deleted what it waited for
+			t.nextOf(k)
+		}
 	}
 	return true, 0, nil
 }
@@ -445,5 +467,9 @@ func (t *tenure) revive(e *driver.Entry, trial bool) {
 	}
 	it.expires = expiryOf(&e.Msg)
 	it.kq = t.keyOf(e.Key)
+	if it.kq != nil && it.kq.waitsBehind(it.order) {
+		t.park(it) // until what has failed before it is settled
+		return
+	}
 	t.enqueue(it)
 }

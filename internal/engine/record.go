@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/posthorn/posthorn/driver"
 )
 
 // recordFormat is the number of the format below. Readers take any number up to
@@ -32,6 +34,28 @@ type record struct {
 	Order    uint64   `json:"o,omitempty"` // the position in the partition
 	Member   string   `json:"m,omitempty"` // who saw it last
 	Bad      string   `json:"b,omitempty"` // why the attributes could not be read
+	Lives    []Life   `json:"l,omitempty"` // what it died of before, oldest first
+	Edit     *Edit    `json:"w,omitempty"` // of its data or headers, the last
+	Reason   string   `json:"r,omitempty"` // why it was discarded
+	By       string   `json:"y,omitempty"` // who discarded it
+}
+
+// A Life is what a message had behind it when it was replayed.
+type Life struct {
+	Attempts int    `json:"a,omitempty"`
+	Code     string `json:"c,omitempty"` // of the last error
+	Died     int64  `json:"d,omitempty"` // Unix milliseconds
+	Replayed int64  `json:"t,omitempty"` // Unix milliseconds
+	By       string `json:"y,omitempty"`
+}
+
+// maxLives is how many a record keeps, the last ones.
+const maxLives = 10
+
+// An Edit says that a message is not as it was published.
+type Edit struct {
+	At int64  `json:"t,omitempty"` // Unix milliseconds
+	By string `json:"y,omitempty"`
 }
 
 func (r record) encode() []byte {
@@ -93,6 +117,9 @@ type DeadRecord struct {
 	Code, Member, Bad   string
 	First, Died, Stored time.Time
 	Order               uint64
+	Lives               []Life
+	Edit                *Edit
+	Reason, By          string
 }
 
 // DecodeDead reads the head of an entry.
@@ -101,7 +128,51 @@ func DecodeDead(head []byte) (DeadRecord, error) {
 	return DeadRecord{
 		Attempts: r.Attempts, Boots: r.Boots, Errors: r.Errors, Code: r.Code, Member: r.Member, Bad: r.Bad,
 		First: fromMillis(r.First), Died: fromMillis(r.Died), Stored: fromMillis(r.Stored), Order: r.Order,
+		Lives: r.Lives, Edit: r.Edit, Reason: r.Reason, By: r.By,
 	}, err
+}
+
+// Replayed makes of a dead letter an entry that is due at a time, with all attempts
+// before it again. What it died of stays with it.
+func Replayed(e driver.Entry, by string, at time.Time) (*driver.Entry, error) {
+	r, err := decodeRecord(e.Head)
+	if err != nil {
+		return nil, err
+	}
+	r.Lives = append(r.Lives, Life{Attempts: r.Attempts, Code: r.Code, Died: r.Died, Replayed: at.UnixMilli(), By: by})
+	r.Lives = r.Lives[max(0, len(r.Lives)-maxLives):]
+	r.Attempts, r.Boots, r.Died = 0, 0, 0
+	e.State, e.Due, e.Head = driver.Due, at, r.encode()
+	return &e, nil
+}
+
+// replayed tells whether an entry was replayed, and nobody has tried it since.
+func (r *record) replayed() bool { return len(r.Lives) > 0 && r.Attempts == 0 && r.Died == 0 }
+
+// IsReplayed tells whether an entry was replayed, and nobody has tried it since.
+func IsReplayed(e *driver.Entry) bool {
+	r, err := decodeRecord(e.Head)
+	return err == nil && e.State == driver.Due && r.replayed()
+}
+
+// Edited notes that a dead letter's message was changed.
+func Edited(e driver.Entry, by string, at time.Time) (*driver.Entry, error) {
+	r, err := decodeRecord(e.Head)
+	if err != nil {
+		return nil, err
+	}
+	r.Edit = &Edit{At: at.UnixMilli(), By: by}
+	e.Head = r.encode()
+	return &e, nil
+}
+
+// Discard makes of a dead letter an entry that the holder of the lane deletes.
+func Discard(e driver.Entry, by, reason string) *driver.Entry {
+	r, _ := decodeRecord(e.Head) // one that cannot be read can be discarded
+	r.Reason, r.By = reason, by
+	e.State, e.Due, e.Head = driver.Discarded, time.Time{}, r.encode()
+	e.Msg.Attrs, e.Msg.Headers, e.Msg.Body = nil, nil, nil
+	return &e
 }
 
 func fromMillis(ms int64) time.Time {

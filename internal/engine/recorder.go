@@ -68,13 +68,11 @@ func (t *tenure) nextMark(now time.Time) uint64 {
 	}
 	t.raised, t.starts = now, 0
 	base := max(t.top, t.win.floor)
-	for it, n := t.gated.head, uint64(0); it != nil && n < t.step; it, n = it.next, n+1 {
+	more := t.step
+	for it := t.gated.head; it != nil && more > 0; it, more = it.next, more-1 {
 		base = max(base, it.order)
 	}
-	if t.gated.n == 0 {
-		base += t.step
-	}
-	return max(base, t.mark)
+	return max(base+more, t.mark) // what is gated may be the first of many of its key
 }
 
 // keepRecord records results and marks until the tenure ends.

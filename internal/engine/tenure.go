@@ -21,6 +21,7 @@ type tenure struct {
 	part      driver.Partition
 	queue     bool // the shape of the source
 	unordered bool
+	strict    bool
 	share     int // of the window, for one key
 	name      string
 	knows     *subscription // what follows from it:
@@ -82,6 +83,7 @@ type tenure struct {
 	parked   int                    // of all keys
 	early    map[*keyQueue]struct{} // parked above what has been fetched
 	freeKeys []*keyQueue
+	blocked  map[string]*keyQueue // by the name of the entry that the key waits for
 
 	// Lane.
 	ops      []*laneOp
@@ -90,10 +92,14 @@ type tenure struct {
 	loads    []*keyQueue
 	live     map[string]struct{} // the names of its entries in memory
 	waiting  map[*Item]struct{}
+	mending  *time.Timer // ends the watch on it; nil without one
+	remend   bool        // another one is asked for
+	mendedAt time.Time   // when it told of the last entry
 
 	roomC   sync.Cond // the fetcher waits here for room
 	waits   bool      // it does
 	anyRoom bool      // it waits for a position to fit
+	awaits  *keyQueue // it waits for a key
 
 	wakeC chan struct{} // the clerk
 	wakeS chan struct{} // the recorder
@@ -107,9 +113,11 @@ func newTenure(g *Group, d driver.Tenure) *tenure {
 		name:      fmt.Sprintf("%s/%d", p.Topic, p.N),
 		queue:     g.cfg.Driver.Caps().Queue,
 		unordered: g.cfg.Unordered[p.Topic],
+		strict:    g.cfg.Strict[p.Topic],
 		share:     max(16, g.cfg.Window/8),
 		keys:      map[string]*keyQueue{},
 		early:     map[*keyQueue]struct{}{},
+		blocked:   map[string]*keyQueue{},
 		waiting:   map[*Item]struct{}{},
 		live:      map[string]struct{}{},
 		step:      minStep,
@@ -178,6 +186,7 @@ func (t *tenure) unstall() {
 func (t *tenure) settle(it *Item) {
 	switch {
 	case it.entry != nil:
+		t.unblock(it.entry.Name)
 		t.drop(it)
 	case it.booted && (t.queue || !it.skipped):
 		t.unboot(it)
@@ -256,7 +265,7 @@ func (it *Item) left() {
 
 // progress wakes those who wait for room or for the end.
 func (t *tenure) progress() {
-	if t.waits && (t.anyRoom || t.roomy(t.roomNow())) {
+	if t.waits && (t.anyRoom || t.roomy(t.roomNow())) || t.awaits != nil && t.awaits.roomy(t) {
 		t.roomC.Signal()
 	}
 	t.g.changed.Broadcast()

@@ -510,6 +510,7 @@ func (t *tenure) later(it *Item, v Verdict) {
 		wait = jitter(growing(p.LateDelay, p.MaxLate, max(1, it.rec.Attempts-p.Attempts+1)))
 	}
 	e := t.entryOf(it, driver.Due)
+	t.block(it.kq, e.Order, e.Name)
 	e.Due = t.g.cfg.Clock.Now().Add(wait)
 	t.moveUntil(it, e, time.Now().Add(wait)) // monotonic
 }
@@ -609,7 +610,13 @@ func (t *tenure) inter(it *Item, v Verdict) {
 	m := &it.Delivery.Msg
 	g.log.Error("dead letter", "type", m.Type, "id", m.ID, "key", m.Key, "topic", t.part.Topic, "partition", t.part.N,
 		"attempts", it.rec.Attempts, "code", v.Code, "error", v.Err)
-	t.move(it, t.entryOf(it, driver.Dead))
+	e := t.entryOf(it, driver.Dead)
+	k := it.kq
+	if k == nil { // it was never in a queue: no handler was to be started for it
+		k = t.blockable(m.Key)
+	}
+	t.block(k, e.Order, e.Name)
+	t.move(it, e)
 }
 
 // bury makes a dead letter of an item that no handler was started for.

@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// drivers are folders whose constants Default* have comments of their own.
-var drivers = []string{"driver/jetstream", "driver/embedded", "driver/memory"}
+// rooms are folders whose constants Default* have comments of their own.
+var rooms = []string{"deadletter", "driver/jetstream", "driver/embedded", "driver/memory"}
 
 // sections are what the root package configures, in the order of the page: the
 // fields of a struct, or the functions that return an option.
@@ -63,8 +63,8 @@ func Page(root string) ([]byte, error) {
 			return nil, fmt.Errorf("constant %s belongs to no field or option of this page", name)
 		}
 	}
-	for _, dir := range drivers {
-		rows, err := driverRows(filepath.Join(root, dir))
+	for _, dir := range rooms {
+		rows, err := roomRows(filepath.Join(root, dir))
 		if err != nil {
 			return nil, err
 		}
@@ -237,7 +237,7 @@ var docLink = regexp.MustCompile(`\[\*?([A-Z][\w.]*)\]`)
 // link turns a doc link into code.
 func link(s string) string { return docLink.ReplaceAllString(s, "`$1`") }
 
-func driverRows(dir string) ([]row, error) {
+func roomRows(dir string) ([]row, error) {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

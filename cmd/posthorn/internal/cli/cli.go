@@ -151,7 +151,7 @@ func (a *app) command() *cobra.Command {
 	f.BoolVar(&a.json, "json", false, "print JSON, one object a line")
 	f.DurationVar(&a.timeout, "timeout", 10*time.Second, "how long to wait for the broker, for each thing that is asked of it")
 	root.CompletionOptions.DisableDefaultCmd = true // ours is completion.go's
-	root.AddCommand(a.serve(), a.pub(), a.cancel(), a.tail(), a.topics(), a.groups(), a.why(), a.describe(), a.provision(), a.version(), a.completion())
+	root.AddCommand(a.serve(), a.pub(), a.cancel(), a.tail(), a.topics(), a.groups(), a.dead(), a.why(), a.describe(), a.provision(), a.version(), a.completion())
 	a.markRan(root)
 	return root
 }

@@ -31,7 +31,7 @@ that is all. A foreign message, which is no event, has no type, id or key.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg.Topics = args
 			var err error
-			if cfg.Since, err = sinceOf(since); err != nil {
+			if cfg.Since, err = timeOf("since", since); err != nil {
 				return err
 			}
 			if count < 0 {
@@ -53,7 +53,8 @@ that is all. A foreign message, which is no event, has no type, id or key.`,
 	return c
 }
 
-func sinceOf(s string) (time.Time, error) {
+// timeOf reads a flag that is a time, or so long ago.
+func timeOf(flag, s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
@@ -62,7 +63,7 @@ func sinceOf(s string) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339Nano, s)
 	if err != nil {
-		return t, usage("--since %q is neither a time such as 2026-01-31T15:04:05Z nor a duration such as 15m", s)
+		return t, usage("--%s %q is neither a time such as 2026-01-31T15:04:05Z nor a duration such as 15m", flag, s)
 	}
 	return t, nil
 }

@@ -63,6 +63,7 @@ type topicJSON struct {
 	Replicas   int             `json:"replicas"`
 	Dedup      string          `json:"dedup"`
 	Unordered  bool            `json:"unordered"`
+	Strict     bool            `json:"strict_order"`
 	Partitions []partitionJSON `json:"partitions"`
 	Groups     []string        `json:"groups"`
 	Trouble    string          `json:"trouble,omitempty"`
@@ -77,7 +78,7 @@ type partitionJSON struct {
 
 func (a *app) topicLine(t posthorn.TopicStatus) error {
 	j := topicJSON{Topic: t.Name, Events: t.Events, Bytes: t.Bytes, Oldest: jsonTime(t.Oldest), Keep: t.Settings.Keep.String(), MaxBytes: t.Settings.MaxBytes,
-		Replicas: t.Settings.Replicas, Dedup: t.Settings.Dedup.String(), Unordered: t.Settings.Unordered, Groups: append([]string{}, t.Groups...), Trouble: t.Trouble}
+		Replicas: t.Settings.Replicas, Dedup: t.Settings.Dedup.String(), Unordered: t.Settings.Unordered, Strict: t.Settings.StrictOrder, Groups: append([]string{}, t.Groups...), Trouble: t.Trouble}
 	for _, p := range t.Partitions {
 		j.Partitions = append(j.Partitions, partitionJSON(p))
 	}
@@ -114,6 +115,9 @@ func (a *app) showTopic(t posthorn.TopicStatus) error {
 	}
 	if s.Unordered {
 		order = "unordered"
+	}
+	if s.StrictOrder {
+		order = "ordered by key, strictly"
 	}
 	if s.MaxBytes > 0 {
 		limit = "at most " + bytesOf(s.MaxBytes)
