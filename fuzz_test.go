@@ -63,7 +63,7 @@ func FuzzStructured(f *testing.F) {
 
 // FuzzJSONDepth: what is deeper than the limit is never taken for flat.
 func FuzzJSONDepth(f *testing.F) {
-	for _, s := range []string{`{"a":[{}]}`, `"[\"[["`, `["\\"]`, `{"a\\":"[","b":[[]]}`, "[[[", `"\u005b"`} {
+	for _, s := range []string{`{"a":[{}]}`, `"[\"[["`, `["\\"]`, `{"a\\":"[","b":[[]]}`, "[[[", `"\u005b"`, "1E1000"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -71,7 +71,9 @@ func FuzzJSONDepth(f *testing.F) {
 			return // the decoder refuses it, wherever it stops
 		}
 		depth, most := 0, 0
-		for dec := json.NewDecoder(bytes.NewReader(data)); ; {
+		dec := json.NewDecoder(bytes.NewReader(data))
+		dec.UseNumber()
+		for {
 			token, err := dec.Token()
 			if err == io.EOF {
 				break
