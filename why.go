@@ -247,7 +247,43 @@ func (w *inquiry) standing(ctx context.Context, g driver.GroupSpec, f foundEvent
 		s.Why += "; a dead letter of it stands from before the group was set back"
 		return s, nil
 	}
-	return inLane(s, &entries[0]), nil
+	s = inLane(s, &entries[0])
+	if s.State == StandsParked {
+		before, err := w.before(ctx, g.Name, f.p, &entries[0])
+		if err != nil {
+			return s, err
+		}
+		s.Why += before
+	}
+	return s, nil
+}
+
+// before names the failed message of the key that stands before a parked one, which in
+// strict order is what it waits for.
+func (w *inquiry) before(ctx context.Context, group string, p driver.Partition, parked *driver.Entry) (string, error) {
+	var first *driver.Entry
+	lane := w.bus.drv.Lane(group, p)
+	for after := ""; ; {
+		entries, next, err := lane.Scan(ctx, after, 1000)
+		if err != nil {
+			return "", wrapf(err, "lane of group %q", group)
+		}
+		for i := range entries {
+			if e := &entries[i]; e.Key == parked.Key && e.Order < parked.Order && (first == nil || e.Order < first.Order) && (e.State == driver.Due || e.State == driver.Dead) {
+				first = e
+			}
+		}
+		if after = next; after == "" {
+			break
+		}
+	}
+	switch {
+	case first == nil:
+		return "", nil
+	case first.State == driver.Due:
+		return fmt.Sprintf("; before it stands %s, which has failed and is tried again", first.Msg.ID), nil
+	}
+	return fmt.Sprintf("; before it stands the dead letter %s: in strict order it waits until that one is replayed or discarded", first.Msg.ID), nil
 }
 
 // entryName is that of the event's lane entry: see the engine's.

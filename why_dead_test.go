@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/posthorn/posthorn"
 	"github.com/posthorn/posthorn/deadletter"
@@ -49,5 +50,33 @@ func TestWhyOfTheDead(t *testing.T) {
 	must(err)
 	if s := standingOf(t, bus, "o-7", "billing"); s.State != posthorn.StandsRetry || s.Why != "it was replayed by berta, and waits to be handled: no such order" || s.Attempts != 0 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// In strict order, an event that waits says what it waits for.
+func TestWhyInStrictOrder(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	bus := testBus(t)
+	ledger := bus.Group("ledger", posthorn.GroupConfig{StrictOrder: true})
+	OrderPlaced.Handle(ledger, func(context.Context, *posthorn.Event[Placed]) error { return errors.New("closed") },
+		posthorn.WithRetry(posthorn.Retry{Attempts: posthorn.None, Late: 1, LateDelay: time.Hour}))
+	OrderCancelled.Handle(ledger, func(context.Context, *posthorn.Event[Placed]) error { return posthorn.Permanent(errors.New("closed")) })
+	must(ledger.Start(ctx))
+	for _, c := range []struct{ order, want string }{
+		{"retried", "before it stands retried-1, which has failed and is tried again"},
+		{"dead", "before it stands the dead letter dead-1: in strict order it waits until that one is replayed or discarded"},
+	} {
+		typ := OrderPlaced
+		if c.order == "dead" {
+			typ = OrderCancelled
+		}
+		for _, id := range []string{c.order + "-1", c.order + "-2"} {
+			must(typ.Publish(ctx, bus, Placed{OrderID: c.order}, posthorn.WithID(id)))
+		}
+		waitUntil(func() bool {
+			s := standingOf(t, bus, c.order+"-2", "ledger")
+			return s.State == posthorn.StandsParked && strings.Contains(s.Why, c.want)
+		})
 	}
 }
