@@ -67,8 +67,8 @@ type lane struct {
 	alone    atomic.Bool   // the server takes one write at a time
 
 	mu     sync.Mutex
-	scan   []driver.Entry      // what a walk that has begun will still return
-	listed map[string][]string // of a tenure's lane: names that are still to be read, by the token of their key
+	scan   []driver.Entry     // what a walk that has begun will still return
+	listed map[string]listing // of a tenure's lane: names that are still to be read, by the token of their key
 }
 
 var _ driver.Lane = (*lane)(nil)
@@ -315,7 +315,16 @@ func (l *lane) parked(ctx context.Context, key string, names []string, after uin
 func (l *lane) listedOf(token string, after uint64) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return above(l.listed[token], token, after)
+	if known := l.listed[token]; after >= known.above {
+		return above(known.names, token, after)
+	}
+	return nil // those below were cut off
+}
+
+// A listing is the names of a key above an order.
+type listing struct {
+	above uint64
+	names []string
 }
 
 // above cuts off the names of a key up to an order.
@@ -336,18 +345,19 @@ func (l *lane) keepListed(token string, names []string, read []driver.Entry) {
 	if len(read) == 0 {
 		return
 	}
-	names = above(names, token, read[len(read)-1].Order)
+	from := read[len(read)-1].Order
+	names = above(names, token, from)
 	if names = names[:min(len(names), maxListed)]; len(names) == 0 {
 		return
 	}
 	all := len(names)
 	for _, other := range l.listed {
-		all += len(other)
+		all += len(other.names)
 	}
 	if l.listed == nil || all > maxAllListed {
-		l.listed = map[string][]string{}
+		l.listed = map[string]listing{}
 	}
-	l.listed[token] = slices.Clone(names) // not all that was listed
+	l.listed[token] = listing{from, slices.Clone(names)} // not all that was listed
 }
 
 // unlist forgets the names of a key before the last of which an entry is put.
@@ -358,7 +368,7 @@ func (l *lane) unlist(name string) {
 		return
 	}
 	token, _, _ := strings.Cut(name, ".")
-	if names := l.listed[token]; len(names) > 0 && name < names[len(names)-1] {
+	if names := l.listed[token].names; len(names) > 0 && name < names[len(names)-1] {
 		delete(l.listed, token)
 	}
 }
