@@ -20,6 +20,11 @@ CHECK ?=
 STORE ?=
 BENCH_FLAGS = $(if $(ROW),-row '$(value ROW)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(DIR),-dir '$(abspath $(DIR))') \
 	$(if $(QUICK),-quick=$(QUICK)) $(if $(LONG),-long=$(LONG)) $(if $(CHECK),-check=$(CHECK)) $(if $(STORE),-store=$(STORE))
+# How long make fuzz runs each fuzz test.
+FUZZTIME ?= 1m
+# Of make soak: how many SEEDS, and ONLY jobs whose names match; FUZZTIME counts here, too.
+SEEDS ?= 10
+ONLY ?=
 # Further flags for go test, such as ARGS='-run TestDrain -v'.
 ARGS ?=
 
@@ -32,8 +37,16 @@ demo: ## run the shop and compare its totals with the file's (DATA=path; PROCESS
 	@DATA='$(DATA)' PROCESSES='$(PROCESSES)' BROKER='$(BROKER)' scripts/demo
 
 .PHONY: test
-test: ## run every test of every module with the race detector, and say what was left out
-	@POSTHORN_DOCS=run POSTHORN_MATRIX=run go run ./internal/cmd/testall -race -count=1 -timeout=30m $(ARGS)
+test: ## run every test of every module with the race detector, fuzz a little, and say what was left out
+	@POSTHORN_DOCS=run POSTHORN_MATRIX=run POSTHORN_FUZZ=5s go run ./internal/cmd/testall -race -count=1 -timeout=30m $(ARGS)
+
+.PHONY: fuzz
+fuzz: ## run each fuzz test for FUZZTIME (1m); what fails is kept in the package's testdata/fuzz, as a test
+	@go run ./internal/cmd/testall fuzz '$(FUZZTIME)'
+
+.PHONY: soak
+soak: ## run what draws at random with many SEEDS (10), and fuzz, for hours; write docs/soak.md (ONLY=power: one job)
+	@go run ./internal/cmd/soak -seeds '$(SEEDS)' -only '$(value ONLY)' -fuzz '$(FUZZTIME)'
 
 .PHONY: bench
 bench: ## measure beside the raw client and Watermill, and write docs/benchmarks.md (QUICK=1, ROW=name, CHECK=1, STORE=1: see there)

@@ -61,12 +61,17 @@ func structured(m *driver.Message) (ok bool, err error) {
 	if !named && (media != "" && media != "application/json" || m.Type != "" || !looksLikeEvent(m.Body)) {
 		return false, nil
 	}
-	if jsonDepth(m.Body) > maxJSONDepth {
-		return named, fmt.Errorf("CloudEvents JSON is nested deeper than %d", maxJSONDepth)
-	}
 	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(m.Body, &fields); err != nil {
-		return named, fmt.Errorf("CloudEvents JSON: %w", err)
+	if jsonDepth(m.Body) > maxJSONDepth {
+		err = fmt.Errorf("CloudEvents JSON is nested deeper than %d", maxJSONDepth)
+	} else if err = json.Unmarshal(m.Body, &fields); err != nil {
+		err = fmt.Errorf("CloudEvents JSON: %w", err)
+	}
+	switch {
+	case err != nil && !named:
+		return false, nil
+	case err != nil:
+		return true, err
 	}
 	for _, required := range []string{"specversion", "id", "source", "type"} {
 		if _, has := fields[required]; !has {
@@ -86,10 +91,16 @@ func looksLikeEvent(body []byte) bool {
 
 func fromStructured(fields map[string]json.RawMessage, m *driver.Message) error {
 	e := driver.Message{Headers: m.Headers}
-	for name, raw := range fields {
-		if name == "data" || name == "data_base64" {
+	seen := make(map[string]bool, len(fields))
+	for field, raw := range fields {
+		if field == "data" || field == "data_base64" {
 			continue
 		}
+		name := strings.ToLower(field) // as attributes are read in binary mode
+		if name == "" || seen[name] {
+			return fmt.Errorf("CloudEvents JSON: attribute %q has no name, or one that is there in other letters, too", field)
+		}
+		seen[name] = true
 		value, err := attrValue(raw)
 		if err != nil {
 			return fmt.Errorf("CloudEvents JSON: attribute %s: %w", name, err)
@@ -113,6 +124,11 @@ func fromStructured(fields map[string]json.RawMessage, m *driver.Message) error 
 			e.ContentType = value
 		default:
 			e.Attrs = append(e.Attrs, driver.Attr{Name: name, Value: value})
+		}
+	}
+	for name, value := range map[string]string{"id": e.ID, "source": e.Source, "type": e.Type} {
+		if value == "" {
+			return fmt.Errorf("CloudEvents JSON: the attribute %s is empty", name)
 		}
 	}
 	if err := structuredData(fields, &e); err != nil {

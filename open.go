@@ -138,10 +138,17 @@ func redact(u *url.URL) string {
 	}
 	if u.Fragment != "" {
 		shown.Fragment, shown.RawFragment = "xxxxx", ""
+		if strings.Contains(u.Fragment, "@") {
+			shown.Host = "xxxxx"
+		}
 	}
 	if u.RawQuery != "" {
 		q, err := url.ParseQuery(u.RawQuery)
 		for name := range q {
+			if strings.Contains(name, "@") {
+				delete(q, name)
+				shown.Host, name = "xxxxx", "xxxxx"
+			}
 			if !slices.Contains(plainParams, name) {
 				q[name] = []string{"xxxxx"}
 			}

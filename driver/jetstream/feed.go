@@ -45,6 +45,9 @@ type feed struct {
 	sub       *nats.Subscription
 	inbox     string
 	last      uint64 // the last position that has arrived
+	stored    int64  // when the message there was stored, in nanoseconds; 0: none has arrived
+	doubts    uint64 // how often the stream may have become another one
+	sureOf    uint64 // how many of these turned out to be nothing
 	deliverNo uint64 // the consumer's count of it
 	msgs      []arrived
 	head      int
@@ -78,6 +81,7 @@ func newFeed(d *jsDriver, stream, consumer, group string, floor uint64) *feed {
 func (f *feed) interrupt(why error) {
 	f.mu.Lock()
 	f.broken = why
+	f.doubts++
 	f.mu.Unlock()
 	select {
 	case f.wake <- struct{}{}:
@@ -203,7 +207,7 @@ func (f *feed) open(ctx context.Context) error {
 	if why == nil {
 		return nil
 	}
-	if err := f.sameStream(ctx, from); err != nil {
+	if err := f.sameStream(ctx); err != nil {
 		return err
 	}
 	if !first {
@@ -228,7 +232,15 @@ func (f *feed) open(ctx context.Context) error {
 // positions mean something: it was deleted and made anew, or is an older copy.
 // The next tenure finds out where to start. To go on would pass over what is
 // stored below the old end.
-func (f *feed) sameStream(ctx context.Context, from uint64) error {
+//
+// That an older copy ends before what has arrived does not last: after a power cut the
+// server lacks what was not on its disk, and those who publish may be quicker than we
+// are to store other messages at those positions. So the last message that has arrived
+// must still stand where it did.
+func (f *feed) sameStream(ctx context.Context) error {
+	f.mu.Lock()
+	last, stored, doubts := f.last, f.stored, f.doubts
+	f.mu.Unlock()
 	info, err := f.d.streamInfo(ctx, f.stream)
 	if errors.Is(err, driver.ErrNotFound) {
 		f.d.streamMissing(f.stream)
@@ -242,11 +254,29 @@ func (f *feed) sameStream(ctx context.Context, from uint64) error {
 	}
 	made := f.made
 	f.mu.Unlock()
-	if info.Created.Equal(made) && info.State.Last+1 >= from {
-		return nil
+	same := info.Created.Equal(made) && info.State.Last >= last
+	if same && stored != 0 && info.State.First <= last {
+		at, err := f.d.storedAt(ctx, f.stream, last)
+		if err != nil && !errors.Is(err, driver.ErrNotFound) {
+			return err
+		}
+		same = err == nil && at.UnixNano() == stored
 	}
-	return fmt.Errorf("jetstream: stream %s is not the one that was read: its last message is %d, and all up to %d had arrived: %w",
-		f.stream, info.State.Last, from-1, driver.ErrLost)
+	if !same {
+		return fmt.Errorf("jetstream: stream %s is not the one that was read: all up to %d had arrived, and its last message is %d, or it has another one there: %w",
+			f.stream, last, info.State.Last, driver.ErrLost)
+	}
+	f.mu.Lock()
+	f.sureOf = max(f.sureOf, doubts)
+	f.mu.Unlock()
+	return nil
+}
+
+// doubted tells whether the stream may be another one than that which was read.
+func (f *feed) doubted() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.doubts != f.sureOf
 }
 
 // config is that of a consumer which only reads: our own record says what is
@@ -313,7 +343,7 @@ func (f *feed) arrive(m *nats.Msg) {
 		f.broken = fmt.Errorf("the consumer's delivery %d came after %d", a.consumer, f.deliverNo)
 		return
 	}
-	f.last, f.deliverNo, f.alone = a.stream, a.consumer, false
+	f.last, f.stored, f.deliverNo, f.alone = a.stream, a.stored, a.consumer, false
 	f.msgs = append(f.msgs, arrived{pos: a.stream, stored: a.stored, m: m})
 	f.bytes += messageBytes(m)
 }

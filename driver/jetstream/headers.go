@@ -1,8 +1,10 @@
 package jetstream
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -65,7 +67,7 @@ func (e *headerMap) encode(m *driver.Message) nats.Header {
 	e.others = e.others[:0]
 	e.values = slices.Grow(e.values[:0], 1+len(m.Attrs)+len(m.Headers))
 	e.size = len("NATS/1.0\r\n\r\n")
-	if m.Type == "" {
+	if isForeign(m) {
 		for i := range e.field {
 			e.set(i, "")
 		}
@@ -77,6 +79,11 @@ func (e *headerMap) encode(m *driver.Message) nats.Header {
 		e.add(m.Headers[i].Name, m.Headers[i].Value)
 	}
 	return e.h
+}
+
+// isForeign tells whether a message has no attributes at all.
+func isForeign(m *driver.Message) bool {
+	return m.Type == "" && m.ID == "" && m.Source == "" && m.Key == "" && m.Time == "" && len(m.Attrs) == 0
 }
 
 // anew is encode for who changes the map.
@@ -92,6 +99,9 @@ func (e *headerMap) event(m *driver.Message) {
 	e.set(fieldID, escape(m.ID))
 	e.set(fieldSource, escape(m.Source))
 	e.set(fieldType, escape(m.Type))
+	if m.Type == "" { // it says that it is an event, and is kept as that
+		e.add("ce-type", "")
+	}
 	e.set(fieldSubject, escape(m.Key))
 	e.set(fieldTime, escape(m.Time))
 	e.set(fieldContentType, escape(m.ContentType))
@@ -146,12 +156,13 @@ func (e *headerMap) put(name, value string) {
 	if value == "" {
 		return
 	}
-	delete(e.h, name)
+	delete(e.h, wireName(name))
 	e.add(name, value)
 }
 
 // add adds a header, beside those of its name that there are.
 func (e *headerMap) add(name, value string) {
+	name = wireName(name)
 	e.count(name, value)
 	if have, ok := e.h[name]; ok {
 		e.h[name] = append(have, value)
@@ -163,6 +174,38 @@ func (e *headerMap) add(name, value string) {
 	e.h[name] = e.values[n : n+1 : n+1]
 	e.others = append(e.others, name)
 }
+
+// namePrefix begins the name of a header in whose own name is what the client refuses
+// to send: what follows is that name in hexadecimal. Others send such names, and an
+// event in structured mode may bring them: what cannot be handled must fit into a lane.
+const namePrefix = "Posthorn-Name-"
+
+func wireName(name string) string {
+	for i := range len(name) {
+		if !plainHeader[name[i]] {
+			return namePrefix + hex.EncodeToString([]byte(name))
+		}
+	}
+	return name
+}
+
+// ownName reverses wireName.
+func ownName(name string) string {
+	if len(name) > len(namePrefix) && name[:len(namePrefix)] == namePrefix {
+		if own, err := hex.DecodeString(name[len(namePrefix):]); err == nil {
+			return string(own)
+		}
+	}
+	return name
+}
+
+// plainHeader says which bytes the client sends in the name of a header.
+var plainHeader = func() (plain [256]bool) {
+	for c := '!'; c <= '~'; c++ {
+		plain[c] = !strings.ContainsRune("\"()/,:;<=>?@[\\]{}", c)
+	}
+	return plain
+}()
 
 // wireSize is what headers take on the wire.
 func wireSize(h nats.Header) int {
@@ -273,8 +316,8 @@ func decode(h nats.Header, m *driver.Message) error {
 	if m.ContentType == "" {
 		m.ContentType = r.plainType
 	}
-	sortAttrs(m.Attrs)
-	sortAttrs(m.Headers)
+	r.sortAttrs()
+	sortHeaders(m.Headers)
 	return r.check()
 }
 
@@ -292,7 +335,7 @@ func isEvent(h nats.Header) bool {
 
 func decodeForeign(h nats.Header, m *driver.Message) {
 	for name, values := range h {
-		switch {
+		switch name = ownName(name); {
 		case isServers(name) || strings.EqualFold(name, headerEntry):
 		case strings.EqualFold(name, headerContentType):
 			m.ContentType = first(values)
@@ -302,7 +345,7 @@ func decodeForeign(h nats.Header, m *driver.Message) {
 			}
 		}
 	}
-	sortAttrs(m.Headers)
+	sortHeaders(m.Headers)
 }
 
 // isServers tells whether a header is the broker's own.
@@ -312,6 +355,7 @@ type headerReader struct {
 	m         *driver.Message
 	version   string
 	plainType string
+	seen      [fields]bool
 	errs      []error
 }
 
@@ -319,16 +363,17 @@ type headerReader struct {
 // returns how many there were. One that is there more than once is left to read.
 func (r *headerReader) usual(h nats.Header) (n int) {
 	m := r.m
-	n = r.take(h, "ce-specversion", &r.version) + r.take(h, "ce-id", &m.ID) + r.take(h, "ce-source", &m.Source) +
-		r.take(h, "ce-type", &m.Type) + r.take(h, "ce-subject", &m.Key) + r.take(h, "ce-time", &m.Time) +
-		r.take(h, "ce-datacontenttype", &m.ContentType)
+	n = r.take(h, fieldVersion, &r.version) + r.take(h, fieldID, &m.ID) + r.take(h, fieldSource, &m.Source) +
+		r.take(h, fieldType, &m.Type) + r.take(h, fieldSubject, &m.Key) + r.take(h, fieldTime, &m.Time) +
+		r.take(h, fieldContentType, &m.ContentType)
 	if len(h[headerMsgID]) == 1 {
 		n++
 	}
 	return n
 }
 
-func (r *headerReader) take(h nats.Header, name string, into *string) int {
+func (r *headerReader) take(h nats.Header, field int, into *string) int {
+	name := fieldNames[field]
 	values := h[name]
 	if len(values) != 1 {
 		return 0
@@ -341,12 +386,14 @@ func (r *headerReader) take(h nats.Header, name string, into *string) int {
 		}
 	}
 	*into = v
+	r.seen[field] = true
 	return 1
 }
 
 func isUsual(name string) bool { return slices.Contains(fieldNames[:], name) }
 
 func (r *headerReader) read(name string, values []string) {
+	name = ownName(name)
 	if len(name) > 3 && (name[:3] == attrPrefix || strings.EqualFold(name[:3], attrPrefix)) {
 		if len(values) > 1 {
 			r.errs = append(r.errs, fmt.Errorf("header %q is there %d times", name, len(values)))
@@ -355,7 +402,7 @@ func (r *headerReader) read(name string, values []string) {
 		return
 	}
 	switch {
-	case isServers(name) || name == headerEntry:
+	case isServers(name) || strings.EqualFold(name, headerEntry):
 	case strings.EqualFold(name, headerContentType):
 		r.plainType = first(values)
 	default:
@@ -372,22 +419,33 @@ func (r *headerReader) attr(name, value string) {
 	}
 	switch name {
 	case "specversion":
-		r.version = value
+		r.once(fieldVersion, &r.version, value)
 	case "id":
-		r.m.ID = value
+		r.once(fieldID, &r.m.ID, value)
 	case "source":
-		r.m.Source = value
+		r.once(fieldSource, &r.m.Source, value)
 	case "type":
-		r.m.Type = value
+		r.once(fieldType, &r.m.Type, value)
 	case "subject":
-		r.m.Key = value
+		r.once(fieldSubject, &r.m.Key, value)
 	case "time":
-		r.m.Time = value
+		r.once(fieldTime, &r.m.Time, value)
 	case "datacontenttype":
-		r.m.ContentType = value
+		r.once(fieldContentType, &r.m.ContentType, value)
 	default:
 		r.m.Attrs = append(r.m.Attrs, driver.Attr{Name: name, Value: value})
 	}
+}
+
+// once sets an attribute. Of one that is there again, in other letters, one value is
+// taken, the same at each reading.
+func (r *headerReader) once(field int, into *string, value string) {
+	if r.seen[field] {
+		r.errs = append(r.errs, fmt.Errorf("attribute %q is there more than once", fieldNames[field][len(attrPrefix):]))
+		value = min(*into, value)
+	}
+	*into = value
+	r.seen[field] = true
 }
 
 // check says what an event must have and lacks.
@@ -411,8 +469,25 @@ func (r *headerReader) check() error {
 	return fmt.Errorf("not a CloudEvent: %w", errors.Join(r.errs...))
 }
 
-// sortAttrs gives what came out of a map an order.
-func sortAttrs(a []driver.Attr) {
+// sortAttrs gives what came out of a map an order, and leaves one of each name.
+func (r *headerReader) sortAttrs() {
+	a := r.m.Attrs
+	if len(a) < 2 {
+		return
+	}
+	slices.SortFunc(a, func(x, y driver.Attr) int {
+		return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.Value, y.Value))
+	})
+	r.m.Attrs = slices.CompactFunc(a, func(x, y driver.Attr) bool {
+		if x.Name == y.Name {
+			r.errs = append(r.errs, fmt.Errorf("attribute %q is there more than once", x.Name))
+		}
+		return x.Name == y.Name
+	})
+}
+
+// sortHeaders gives what came out of a map an order.
+func sortHeaders(a []driver.Attr) {
 	if len(a) > 1 {
 		slices.SortStableFunc(a, func(x, y driver.Attr) int { return strings.Compare(x.Name, y.Name) })
 	}

@@ -49,8 +49,8 @@ func (n names) parseAt(subject string) (driver.Partition, bool) {
 		return driver.Partition{}, false
 	}
 	topic, ok := decodeName(f[1])
-	no, err := strconv.Atoi(f[2])
-	return driver.Partition{Topic: topic, N: no}, ok && err == nil
+	no, number := parseNumber(f[2], 31)
+	return driver.Partition{Topic: topic, N: int(no)}, ok && number
 }
 
 // member is the subject of a member's record.
@@ -95,8 +95,8 @@ func (n names) parsePartition(stream string) (driver.Partition, bool) {
 		return driver.Partition{}, false
 	}
 	topic, ok := decodeName(s[:i])
-	no, err := strconv.Atoi(s[i+1:])
-	return driver.Partition{Topic: topic, N: no}, ok && err == nil
+	no, number := parseNumber(s[i+1:], 31)
+	return driver.Partition{Topic: topic, N: int(no)}, ok && number
 }
 
 func (n names) lane(group string) string { return n.streams + "-L-" + encodeName(group) }
@@ -128,8 +128,14 @@ func (n names) parseConsumer(name string) (group string, fence uint64, ok bool) 
 		return "", 0, false
 	}
 	group, ok = decodeName(name[:i])
-	fence, err := strconv.ParseUint(name[i+1:], 10, 64)
-	return group, fence, ok && err == nil
+	fence, number := parseNumber(name[i+1:], 64)
+	return group, fence, ok && number
+}
+
+// parseNumber reads a number as names have it: there is one way to write each.
+func parseNumber(s string, bits int) (uint64, bool) {
+	n, err := strconv.ParseUint(s, 10, bits)
+	return n, err == nil && strconv.FormatUint(n, 10) == s
 }
 
 const hexDigits = "0123456789abcdef"

@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"math"
 	"strings"
 	"testing"
 
@@ -12,9 +13,7 @@ func FuzzNames(f *testing.F) {
 		f.Add(s, "b", 3, uint64(7))
 	}
 	f.Fuzz(func(t *testing.T, a, b string, n int, fence uint64) {
-		if n < 0 {
-			n = -(n + 1)
-		}
+		n &= math.MaxInt32
 		enc := encodeName(a)
 		if strings.ContainsAny(enc, ". *>/\\\t\r\n") || strings.ToLower(enc) != enc {
 			t.Errorf("%q becomes %q", a, enc)

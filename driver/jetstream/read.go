@@ -284,3 +284,15 @@ func (d *jsDriver) firstSince(ctx context.Context, p driver.Partition, t time.Ti
 		return 0, false, fmt.Errorf("jetstream: reading from %s: status %s: %w", d.names.partition(p), s, driver.ErrUnavailable)
 	}
 }
+
+// storedAt tells when the message at a position was stored, as the leader has it.
+// ErrNotFound: there is none.
+func (d *jsDriver) storedAt(ctx context.Context, stream string, seq uint64) (time.Time, error) {
+	var resp struct {
+		Message struct {
+			Time time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err := d.request(ctx, "$JS.API.STREAM.MSG.GET."+stream, map[string]uint64{"seq": seq}, &resp)
+	return resp.Message.Time, err
+}

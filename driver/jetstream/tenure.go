@@ -270,13 +270,31 @@ func (t *tenure) record(ctx context.Context, c driver.Checkpoint, member string)
 		return t.over()
 	default:
 	}
-	if err := t.cover(ctx); err != nil {
-		return err
+	for sure := false; !sure; sure = !t.feed.doubted() {
+		if err := t.sameStream(ctx); err != nil {
+			return err
+		}
+		if err := t.cover(ctx); err != nil {
+			return err
+		}
 	}
 	if err := t.write(ctx, c, member); err != nil {
 		return err
 	}
 	return t.d.syncs.wait(ctx)
+}
+
+// sameStream ends the tenure when its positions may be of messages that a server has
+// lost: recorded, they would have what came there since passed over.
+func (t *tenure) sameStream(ctx context.Context) error {
+	if !t.feed.doubted() {
+		return nil
+	}
+	err := t.feed.sameStream(ctx)
+	if errors.Is(err, driver.ErrLost) {
+		t.end(err)
+	}
+	return err
 }
 
 // cover waits until all that was handed out is durable: messages can be read

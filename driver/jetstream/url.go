@@ -148,6 +148,8 @@ func (t *target) parse(u *url.URL) error {
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		set, ok := params[name]
 		switch {
+		case strings.Contains(name, "@"):
+			return errors.New("the URL has a '@' behind a '?': a '?' in a user name, password or token is written %3F")
 		case !ok:
 			return fmt.Errorf("there is no parameter %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(params)), ", "))
 		case len(query[name]) > 1:

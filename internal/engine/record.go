@@ -17,6 +17,9 @@ const recordFormat = 1
 // maxErrors bounds the chain of errors in a record, in bytes.
 const maxErrors = 8 << 10
 
+// maxAttempts is more than there can be: what says so is damaged.
+const maxAttempts = 1 << 30
+
 // A record is the head of a lane entry: what is known of a message beside
 // itself. It is JSON; docs/wire.md describes it.
 type record struct {
@@ -69,8 +72,8 @@ func decodeRecord(head []byte) (record, error) {
 	if err := json.Unmarshal(head, &r); err != nil {
 		return r, fmt.Errorf("lane record: %w", err)
 	}
-	if r.Format < 1 || r.Attempts < 0 {
-		return r, fmt.Errorf("lane record: format %d, %d attempts", r.Format, r.Attempts)
+	if r.Format < 1 || r.Attempts < 0 || r.Attempts > maxAttempts || r.Boots < 0 || r.Boots > maxAttempts {
+		return r, fmt.Errorf("lane record: format %d, %d attempts, %d boots", r.Format, r.Attempts, r.Boots)
 	}
 	return r, nil
 }

@@ -1,5 +1,8 @@
 // Testall runs the tests of every module of the workspace and says at its end what
 // it left out. Its arguments go to go test. It is what "make test" calls.
+//
+// With POSTHORN_FUZZ=5s in its environment it then runs each fuzz test for so long,
+// unless -run chooses among the tests. "testall fuzz 1m" does nothing else.
 package main
 
 import (
@@ -41,6 +44,13 @@ func run(ctx context.Context, r *report, args []string) error {
 	if err != nil {
 		return err
 	}
+	each, only, err := fuzzing(args)
+	if err != nil {
+		return err
+	}
+	if only {
+		return fuzz(ctx, r, dirs, each)
+	}
 	for _, dir := range dirs {
 		if ctx.Err() != nil {
 			return errors.New("interrupted: the rest was not run")
@@ -49,7 +59,29 @@ func run(ctx context.Context, r *report, args []string) error {
 			return err
 		}
 	}
+	if each > 0 {
+		return fuzz(ctx, r, dirs, each)
+	}
 	return nil
+}
+
+// fuzzing tells for how long each fuzz test is to be run, 0 for not at all, and
+// whether that is all there is to do.
+func fuzzing(args []string) (each time.Duration, only bool, err error) {
+	text := os.Getenv("POSTHORN_FUZZ")
+	if only = len(args) == 2 && args[0] == "fuzz"; only {
+		text = args[1]
+	}
+	if text == "" {
+		return 0, false, nil
+	}
+	if each, err = time.ParseDuration(text); err != nil || each <= 0 {
+		return 0, false, fmt.Errorf("fuzzing: %q is no time such as 5s", text)
+	}
+	if !only && slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(strings.TrimLeft(a, "-"), "run") }) {
+		return 0, false, nil
+	}
+	return each, only, nil
 }
 
 // test runs the tests of one module.

@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	if url := os.Getenv(idleEnv); url != "" {
 		os.Exit(runIdle(url))
 	}
+	if config := os.Getenv(memoryEnv); config != "" {
+		os.Exit(runMemory(config))
+	}
 	leaktest.Main(m)
 }
 

@@ -146,6 +146,23 @@ type member struct {
 
 func (c *crowd) member(t *testing.T, cfg memberConfig) *member {
 	t.Helper()
+	return c.members(t, cfg, 1)[0]
+}
+
+// members starts members beside each other.
+func (c *crowd) members(t *testing.T, cfg memberConfig, n int) (all []*member) {
+	t.Helper()
+	for range n {
+		all = append(all, c.launch(t, cfg))
+	}
+	for _, m := range all {
+		m.await(t, "ready")
+	}
+	return all
+}
+
+func (c *crowd) launch(t *testing.T, cfg memberConfig) *member {
+	t.Helper()
 	cfg.URL, cfg.Dir = c.url, c.dir
 	c.started++
 	cfg.Name = fmt.Sprintf("m%d", c.started)
@@ -153,15 +170,19 @@ func (c *crowd) member(t *testing.T, cfg memberConfig) *member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &member{start(t, memberEnv+"="+string(text)), cfg}
-	m.await(t, "ready")
-	return m
+	return &member{start(t, memberEnv+"="+string(text)), cfg}
 }
 
 // drain ends the member by a signal, as an orchestrator does, and wants a clean end.
 func (m *member) drain(t *testing.T) {
 	t.Helper()
 	m.signal(t, syscall.SIGTERM)
+	m.drained(t)
+}
+
+// drained waits for the clean end of a member that was told to.
+func (m *member) drained(t *testing.T) {
+	t.Helper()
 	m.await(t, "stopped: <nil>")
 	if err := m.wait(); err != nil {
 		t.Fatalf("%s: %v", m.Name, err)

@@ -23,6 +23,7 @@ var scenarios = []struct {
 }{
 	{"rolling", rolling},
 	{"kills", kills},
+	{"storm", storm},
 	{"stopped", stopped},
 	{"deploy", deploy},
 	{"poison", poison},
@@ -74,12 +75,7 @@ func rolling(t *testing.T, b broker) {
 func kills(t *testing.T, b broker) {
 	c := newCrowd(t, b)
 	cfg := memberConfig{Work: 2 * time.Millisecond, FailEach: 10}
-	seed := rand.Uint64()
-	if s := os.Getenv("POSTHORN_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
-	t.Logf("POSTHORN_SEED=%d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
+	rnd := seeded(t)
 	members := []*member{c.member(t, cfg), c.member(t, cfg), c.member(t, cfg)}
 	c.balanced(t, 3)
 	stop := c.load(t)
@@ -103,12 +99,101 @@ func kills(t *testing.T, b broker) {
 	if n.cut == 0 {
 		t.Error("no kill hit a handling in flight: the test has tested nothing")
 	}
+	c.attempts(t, cfg)
+	t.Logf("%d events handled, %d of them more than once; the kills cut off %d starts", n.handled, n.repeated, n.cut)
+}
+
+// seeded returns random numbers, and prints what repeats them.
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := rand.Uint64()
+	if s := os.Getenv("POSTHORN_SEED"); s != "" {
+		seed, _ = strconv.ParseUint(s, 10, 64)
+	}
+	t.Logf("POSTHORN_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// attempts wants that what fails twice was handled at its third attempt at the
+// earliest, whoever had the first two.
+func (c *crowd) attempts(t *testing.T, cfg memberConfig) {
+	t.Helper()
 	for _, l := range c.lines(t) {
 		if l.what == "end" && cfg.fails(l.seq) && l.attempt < 3 {
 			t.Errorf("%s was handled at attempt %d, but the first two fail: attempts are not counted over members", l.event(), l.attempt)
 		}
 	}
-	t.Logf("%d events handled, %d of them more than once; the kills cut off %d starts", n.handled, n.repeated, n.cut)
+}
+
+// storm has the group grow from one member to eight and shrink to one again, every
+// two seconds under load; of those that leave, two are killed and five drain. Nothing
+// that was confirmed is lost, order per key holds, each partition gets on in each
+// wave, and attempts are counted over members (P2, P4, P5, P8).
+func storm(t *testing.T, b broker) {
+	const most, killed, each = 8, 2, 2 * time.Second
+	// A member that a busy machine keeps from its beats for so long would be taken
+	// for dead, and its handlers still be at work.
+	c := newCrowd(t, b, "lease", "4s")
+	cfg := memberConfig{Work: 2 * time.Millisecond, FailEach: 10}
+	rnd := seeded(t)
+	members := c.members(t, cfg, 1)
+	stop := c.load(t)
+	waves, next := 0, time.Now().Add(each)
+	for ; waves < 4 || c.cut(t) == 0 && waves < 20; waves++ {
+		members = append(members, c.members(t, cfg, most-1)...)
+		c.progress(t, 200)
+		next = c.pause(next, each)
+		rnd.Shuffle(most, func(i, j int) { members[i], members[j] = members[j], members[i] })
+		c.leave(t, members[1:1+killed], members[1+killed:])
+		members = members[:1]
+		c.progress(t, 200)
+		next = c.pause(next, each)
+	}
+	stop()
+	c.settled(t)
+	members[0].drain(t)
+	n := c.check(t, cfg)
+	c.attempts(t, cfg)
+	holders, changes := map[string]bool{}, 0
+	fence := map[int]int{}
+	for _, l := range c.lines(t) {
+		if l.what == "start" {
+			holders[l.member] = true
+			if l.fence > fence[l.partition] {
+				fence[l.partition] = l.fence
+				changes++
+			}
+		}
+	}
+	if n.cut == 0 {
+		t.Error("no kill hit a handling in flight: the test has tested nothing")
+	}
+	if len(holders) < most {
+		t.Errorf("of %d members only %d handled anything: the test has tested nothing", c.started, len(holders))
+	}
+	t.Logf("%d waves: %d events handled by %d of %d members, %d of them more than once; the kills cut off %d starts; partitions went to another %d times",
+		waves, n.handled, len(holders), c.started, n.repeated, n.cut, changes)
+}
+
+// pause keeps a fault going: it returns at a time, or at once if that is past, and says
+// when the next one is.
+func (c *crowd) pause(until time.Time, each time.Duration) time.Time {
+	time.Sleep(time.Until(until))
+	return time.Now().Add(each)
+}
+
+// leave ends members, all at the same time: some as a crash does, the others cleanly.
+func (c *crowd) leave(t *testing.T, killed, drained []*member) {
+	t.Helper()
+	for _, m := range drained {
+		m.signal(t, syscall.SIGTERM)
+	}
+	for _, m := range killed {
+		c.kill(t, m)
+	}
+	for _, m := range drained {
+		m.drained(t)
+	}
 }
 
 // progress waits until so many more events are handled.
