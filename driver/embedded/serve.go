@@ -61,7 +61,6 @@ type Server struct {
 
 	mu     sync.Mutex
 	status jetstream.ServeStatus
-	lost   bool // acknowledgements were, and the log says so
 }
 
 // maxWaits bounds what waits for a sync. What is above that, as when the disk hangs
@@ -231,15 +230,14 @@ func (s *Server) publish(subject string, data []byte) {
 	}
 }
 
-// failed is told of errors of the connection: more waits for a sync than may.
+// failed is told of errors of the connection. One of them begins when more waits for
+// a sync than may, and is told once each time.
 func (s *Server) failed(_ *nats.Conn, _ *nats.Subscription, err error) {
-	s.mu.Lock()
-	told := s.lost
-	s.lost = errors.Is(err, nats.ErrSlowConsumer)
-	s.mu.Unlock()
-	if !told {
-		s.env.Log.Error("embedded: more waits for the disk than can be kept; what is forgotten its publishers take for unknown", "dir", s.h.dir, "err", err)
+	if !errors.Is(err, nats.ErrSlowConsumer) {
+		s.env.Log.Warn("embedded: the connection of the server", "dir", s.h.dir, "err", err)
+		return
 	}
+	s.env.Log.Error("embedded: more waits for the disk than can be kept; what is forgotten its publishers take for unknown", "dir", s.h.dir, "most", maxWaits)
 }
 
 // restarted is called when the store was opened anew.
@@ -263,14 +261,20 @@ func (s *Server) run(ctx context.Context) {
 			for n := len(s.waits); n > 0; n-- {
 				all.add(s, <-s.waits)
 			}
+			s.look()
 			s.cover(ctx, &all)
 		case <-s.kick:
-			if s.refresh() {
-				s.tell()
-			}
+			s.look()
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// look tells of the status when it has changed.
+func (s *Server) look() {
+	if s.refresh() {
+		s.tell()
 	}
 }
 
