@@ -98,12 +98,15 @@ func (s *soak) run(ctx context.Context, only string) error {
 			continue
 		}
 		r, err := s.runJob(ctx, j)
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			return err
+		}
+		if ctx.Err() != nil {
+			break
 		}
 		s.rows = append(s.rows, r)
 	}
-	if s.fuzz > 0 && chosen.MatchString("fuzz") {
+	if ctx.Err() == nil && s.fuzz > 0 && chosen.MatchString("fuzz") {
 		s.rows = append(s.rows, s.runFuzz(ctx))
 	}
 	if ctx.Err() != nil {
