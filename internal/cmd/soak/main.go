@@ -200,7 +200,7 @@ func (s *soak) runFuzz(ctx context.Context) row {
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = time.Minute
 	if err := cmd.Run(); err != nil {
-		r.bad = []string{"see make fuzz"}
+		r.bad = []string{"any: see what make fuzz says"}
 	}
 	fmt.Print(out.String())
 	tests, inputs := 0, 0
