@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
@@ -28,6 +29,7 @@ type Bus struct {
 	// publisher is all publishing middleware, or nil without any.
 	publisher Publisher
 	pendings  *pendings
+	callers   atomic.Int32  // who is in PublishAll
 	done      chan struct{} // closed when Close has begun
 	// handles wakes who looks for delayed events in topics that groups handle.
 	handles chan struct{}

@@ -26,6 +26,8 @@ func (b *Bus) PublishAll(ctx context.Context, events ...*Outgoing) error {
 	if len(events) == 0 {
 		return nil
 	}
+	b.callers.Add(1)
+	defer b.callers.Add(-1)
 	p := &publishing{done: make(chan struct{})}
 	p.begin(ctx, b, len(events))
 	defer p.unwind()

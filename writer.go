@@ -3,6 +3,7 @@ package posthorn
 import (
 	"cmp"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -18,9 +19,12 @@ const (
 )
 
 // While a batch is under way, what comes meanwhile waits for its answer, unless there
-// is enough of it to be worth another batch beside it.
+// is enough of it to be worth another batch beside it: as much as is under way, so that
+// one half of many callers is stored while the other half's sync, or answer, is waited
+// for, and within these bounds.
 const (
-	worthAnother = 32 // events
+	leastAnother = 4  // events
+	worthAnother = 32 // events, however many are under way
 	maxUnderWay  = 16 // batches
 )
 
@@ -38,6 +42,7 @@ type writer struct {
 	queue   chain
 	batches uint64 // how many were taken from it
 	flying  int    // of these, how many are not answered
+	out     int    // how many events are in those
 	reached uint64 // the last one of which anything is stored, or may be
 	// held are events that were refused for the moment. Nothing is sent until they go
 	// again: what came later may be of their keys, and of their caller.
@@ -110,6 +115,7 @@ func (w *writer) add(events chain) {
 	switch {
 	case !mine:
 	case w.store == nil && w.bus.drv.Ready(w.p):
+		w.gather()
 		w.send(w.next())
 		w.mu.Lock()
 		w.sending = false
@@ -138,7 +144,16 @@ func (w *writer) refuse(events chain) {
 // lock.
 func (w *writer) mayLocked() bool {
 	return w.queue.n > 0 && len(w.held) == 0 &&
-		(w.flying == 0 || w.queue.n >= worthAnother && w.flying < maxUnderWay)
+		(w.flying == 0 || w.flying < maxUnderWay && w.queue.n >= min(max(w.out, leastAnother), worthAnother))
+}
+
+// gather lets others run who want to publish as well: callers that one answer has
+// woken come one after the other, and the first of them would go alone, with the rest
+// behind it for a whole round trip. One who publishes alone does not wait.
+func (w *writer) gather() {
+	if w.bus.callers.Load() > 1 {
+		runtime.Gosched()
+	}
 }
 
 // wake makes sure that what is to be sent now is sent. The caller holds the lock.
@@ -161,6 +176,7 @@ func (w *writer) run() {
 		if !more {
 			return
 		}
+		w.gather()
 		w.send(w.next())
 	}
 }
@@ -187,6 +203,7 @@ func (w *writer) next() (batch []*pendingEvent) {
 	}
 	if len(batch) > 0 {
 		w.flying++
+		w.out += len(batch)
 	}
 	return batch
 }
@@ -205,6 +222,7 @@ func (w *writer) send(batch []*pendingEvent) {
 		w.store(batch, deadline)
 		w.mu.Lock()
 		w.flying--
+		w.out -= len(batch)
 		w.mu.Unlock()
 		return
 	}
@@ -243,6 +261,7 @@ func (w *writer) sort(batch []*pendingEvent, outcomes []driver.Outcome) (again [
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.flying--
+	w.out -= len(batch)
 	for i, e := range batch {
 		o := &outcomes[i]
 		if o.State != driver.NotStored {

@@ -25,7 +25,7 @@ func (g *groupJob) watch(ctx context.Context, canary []target, left int) error {
 				l, ok := stands[t.name]
 				switch {
 				case !ok: // handled
-				case !l.Died.IsZero():
+				case !l.Died.IsZero() && !t.is(&l): // not an answer that is behind
 					died = append(died, l)
 				default:
 					waiting = append(waiting, t)

@@ -94,6 +94,18 @@ func (s *shop) until(what string, ok func() bool) {
 	}
 }
 
+// next is the next event that was handled.
+func (s *shop) next() posthorn.Event[order] {
+	s.Helper()
+	select {
+	case e := <-s.handled:
+		return e
+	case <-time.After(30 * time.Second):
+		s.Fatal("nothing more is handled")
+		return posthorn.Event[order]{}
+	}
+}
+
 // dead has n events become dead letters.
 func (s *shop) dead(n int) {
 	s.Helper()
@@ -192,7 +204,7 @@ func TestReplay(t *testing.T) {
 		t.Errorf("%+v, told %v", r, told)
 	}
 	for range 30 {
-		if e := <-s.handled; e.Attempt != 1 || e.Headers["x-tenant"] != "acme" {
+		if e := s.next(); e.Attempt != 1 || e.Headers["x-tenant"] != "acme" {
 			t.Errorf("%+v", e.Meta)
 		}
 	}
@@ -276,7 +288,7 @@ func TestReplayWaits(t *testing.T) {
 	s.mended.Store(true)
 	s.check(s.bus.Resume(t.Context(), "billing"))
 	for range 3 {
-		<-s.handled
+		s.next()
 	}
 }
 
@@ -342,7 +354,7 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("%+v, then %+v", r, again)
 	}
 	for range 200 {
-		<-s.handled
+		s.next()
 	}
 	s.until("all are settled", func() bool { return s.bus.Stats().Handled == 200 })
 }
@@ -431,7 +443,7 @@ func TestEdit(t *testing.T) {
 	s.mended.Store(true)
 	_, err = deadletter.Replay(t.Context(), s.bus, deadletter.Query{}, deadletter.Job{})
 	s.check(err)
-	if e := <-s.handled; e.Data.Note != "mended" || e.ID != "id-0" || e.Headers["x-by"] != "hand" || e.Headers["x-tenant"] != "" {
+	if e := s.next(); e.Data.Note != "mended" || e.ID != "id-0" || e.Headers["x-by"] != "hand" || e.Headers["x-tenant"] != "" {
 		t.Errorf("%+v", e)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/posthorn/posthorn"
 	"github.com/posthorn/posthorn/driver"
@@ -35,7 +36,8 @@ type Change struct {
 // Edit changes a dead letter's data or headers. It stays a dead letter, and is
 // replayed as any other one. Its note keeps the event as it was. The letter has to be
 // as [List] or [Get] returned it: when somebody has replayed, edited or discarded it
-// since, it is an error with CodeConflict. What Check refuses, a header that an event
+// since, it is an error with CodeConflict. With Revision set to 0 it may have been
+// edited since. What Check refuses, a header that an event
 // may not have and a change that changes nothing are errors with CodeInvalid; data
 // above the limit is one with CodeTooLarge. It returns the letter as it stands.
 func Edit(ctx context.Context, bus *posthorn.Bus, letter Letter, c Change) (Letter, error) {
@@ -53,24 +55,39 @@ func Edit(ctx context.Context, bus *posthorn.Bus, letter Letter, c Change) (Lett
 	if err != nil {
 		return letter, err
 	}
+	if c.By == "" {
+		c.By = b.Member
+	}
+	if c.Check == nil {
+		c.Check = checkJSON
+	}
+	for try := 1; ; try++ {
+		edited, err := c.try(ctx, b, p, letter, notes)
+		if posthorn.CodeOf(err) != posthorn.CodeConflict || try == conflictTries {
+			return edited, err
+		}
+		select { // what answered may be a replica that is behind
+		case <-time.After(conflictPause):
+		case <-ctx.Done():
+			return letter, err
+		}
+	}
+}
+
+// try edits a letter as it stands.
+func (c *Change) try(ctx context.Context, b bridge.Bus, p driver.Partition, letter Letter, notes []oldNote) (Letter, error) {
 	lane := b.Driver.Lane(letter.Group, p)
 	entries, err := lane.Get(ctx, []string{letter.Entry})
 	if err != nil {
 		return letter, b.Wrap(err, "edit "+letter.ID)
 	}
-	if len(entries) == 0 || entries[0].State != driver.Dead || entries[0].Rev != letter.Revision {
+	if len(entries) == 0 || entries[0].State != driver.Dead || letter.Revision != 0 && entries[0].Rev != letter.Revision {
 		return letter, changed(letter)
 	}
 	old := entries[0]
-	if c.By == "" {
-		c.By = b.Member
-	}
 	e, err := c.apply(b, old)
 	if err != nil {
 		return letter, err
-	}
-	if c.Check == nil {
-		c.Check = checkJSON
 	}
 	l, _ := b.Letter(letter.Group, p, e)
 	if err := c.Check(l.(Letter)); err != nil {

@@ -49,7 +49,7 @@ type Report struct {
 	// Done is how many were replayed or discarded.
 	Done int
 	// Skipped is how many were none any more when their turn came: somebody else had
-	// replayed, edited or discarded them, or they were replayed and are dead again.
+	// replayed or discarded them, and they may be dead again.
 	Skipped int
 	// Expired is how many have lost their use: they are not replayed, and stay.
 	Expired int
@@ -117,15 +117,20 @@ func (j *Job) check(member string) error {
 // DefaultCanaryTime bounds the wait for a canary: see Job.CanaryTime.
 const DefaultCanaryTime = time.Minute
 
-// A target is a dead letter that is meant. It takes about 100 bytes.
+// A target is a dead letter that is meant. It takes about 200 bytes.
 type target struct {
 	p       driver.Partition
 	name    string
 	order   uint64
-	rev     uint64
 	id      string
 	expired bool
+	// Which of its deaths is meant: after a replay it may die again, under its name.
+	died   time.Time
+	deaths int
 }
+
+// is tells whether a letter is the one that is meant, of that death.
+func (t *target) is(l *Letter) bool { return l.Died.Equal(t.died) && len(l.Deaths) == t.deaths }
 
 // A groupJob is what a job has to do in one group.
 type groupJob struct {
@@ -205,7 +210,7 @@ func (r *runner) plan(ctx context.Context) ([]*groupJob, error) {
 		}, func(p driver.Partition, entries []driver.Entry) error {
 			return r.letters(ctx, spec.Name, p, entries, false, func(l Letter, e *driver.Entry, _ error) error {
 				delete(missing, l.ID)
-				g.targets = append(g.targets, target{p: p, name: e.Name, order: e.Order, rev: e.Rev, id: l.ID,
+				g.targets = append(g.targets, target{p: p, name: e.Name, order: e.Order, id: l.ID, died: l.Died, deaths: len(l.Deaths),
 					expired: r.action == ActionReplay && !l.Expires.IsZero() && l.Expires.Before(now)})
 				return nil
 			})
@@ -365,8 +370,42 @@ func (r *runner) pace(ctx context.Context) error {
 	}
 }
 
+// How often, and after which pause, an entry is looked at again that was in conflict:
+// somebody may have edited it, and what answered may be a replica that is behind.
+const (
+	conflictTries = 5
+	conflictPause = 20 * time.Millisecond
+)
+
 // apply changes targets of one lane, and counts what became of each.
 func (g *groupJob) apply(ctx context.Context, targets []target) (done []target, err error) {
+	before := g.report
+	for try := 1; len(targets) > 0 && err == nil; try++ {
+		var some, again []target
+		some, again, err = g.try(ctx, targets)
+		done, targets = append(done, some...), again
+		if try == conflictTries {
+			g.report.Skipped += len(again)
+			break
+		}
+		if len(again) > 0 && err == nil {
+			select {
+			case <-time.After(conflictPause):
+			case <-ctx.Done():
+				err = g.interrupted(ctx.Err())
+			}
+		}
+	}
+	h := &g.note.head
+	h.Done += g.report.Done - before.Done
+	h.Skipped += g.report.Skipped - before.Skipped + g.report.Expired - before.Expired
+	h.Failed += g.report.Failed - before.Failed
+	return done, err
+}
+
+// try changes targets of one lane once. It returns those that it changed, and those
+// that were in conflict.
+func (g *groupJob) try(ctx context.Context, targets []target) (done, again []target, err error) {
 	lane := g.b.Driver.Lane(g.spec.Name, targets[0].p)
 	var names []string
 	for _, t := range targets {
@@ -374,7 +413,7 @@ func (g *groupJob) apply(ctx context.Context, targets []target) (done []target, 
 	}
 	entries, err := lane.Get(ctx, names)
 	if err != nil {
-		return nil, g.interrupted(err)
+		return nil, nil, g.interrupted(err)
 	}
 	stands := map[string]*driver.Entry{}
 	for i := range entries {
@@ -382,33 +421,36 @@ func (g *groupJob) apply(ctx context.Context, targets []target) (done []target, 
 	}
 	var ops []driver.LaneOp
 	var of []target
-	before := g.report
 	for _, t := range targets {
-		switch e := stands[t.name]; {
-		case e == nil, e.State != driver.Dead, e.Rev != t.rev:
+		e := stands[t.name]
+		if e == nil || e.State != driver.Dead {
 			g.report.Skipped++
-		case t.expired:
-			g.report.Expired++
-		default:
-			changed, err := g.change(*e, g.job.By, g.next())
-			if err != nil {
-				g.report.Failed++
-				if g.bad == nil {
-					g.bad = fmt.Errorf("%s: %w", t.id, err)
-				}
-				continue
-			}
-			ops, of = append(ops, driver.LaneOp{Entry: changed}), append(of, t)
+			continue
 		}
+		l, _ := g.b.Letter(g.spec.Name, t.p, e)
+		letter := l.(Letter)
+		if !t.is(&letter) {
+			g.report.Skipped++
+			continue
+		}
+		if t.expired {
+			g.report.Expired++
+			continue
+		}
+		changed, err := g.change(*e, g.job.By, g.next())
+		if err != nil {
+			g.report.Failed++
+			if g.bad == nil {
+				g.bad = fmt.Errorf("%s: %w", t.id, err)
+			}
+			continue
+		}
+		ops, of = append(ops, driver.LaneOp{Entry: changed}), append(of, t)
 	}
-	if len(ops) > 0 {
-		done, err = g.count(ops, of, lane.Apply(ctx, ops))
+	if len(ops) == 0 {
+		return nil, nil, nil
 	}
-	h := &g.note.head
-	h.Done += g.report.Done - before.Done
-	h.Skipped += g.report.Skipped - before.Skipped + g.report.Expired - before.Expired
-	h.Failed += g.report.Failed - before.Failed
-	return done, err
+	return g.count(ops, of, lane.Apply(ctx, ops))
 }
 
 // next is when the next one is due: now, and behind the one before it.
@@ -422,7 +464,7 @@ func (r *runner) next() time.Time {
 }
 
 // count tells what became of operations. all is what Apply returned.
-func (g *groupJob) count(ops []driver.LaneOp, of []target, all error) (done []target, err error) {
+func (g *groupJob) count(ops []driver.LaneOp, of []target, all error) (done, again []target, err error) {
 	none := true
 	for _, o := range ops {
 		none = none && o.Err == nil
@@ -437,7 +479,7 @@ func (g *groupJob) count(ops []driver.LaneOp, of []target, all error) (done []ta
 			g.report.Done++
 			done = append(done, of[i])
 		case errors.Is(o.Err, driver.ErrConflict):
-			g.report.Skipped++
+			again = append(again, of[i])
 		default:
 			unknown++
 			err = o.Err
@@ -447,5 +489,5 @@ func (g *groupJob) count(ops []driver.LaneOp, of []target, all error) (done []ta
 		err = g.b.Wrap(err, fmt.Sprintf("%s: stopped after %d of %d; of %d more it is not known; start it again: what is done is skipped, and the rest follows",
 			g.action, g.report.Done, g.report.Matched, unknown))
 	}
-	return done, err
+	return done, again, err
 }

@@ -842,7 +842,7 @@ var brokenDrivers = []*brokenDriver{
 	},
 }
 
-func init() { brokenDrivers = append(append(brokenDrivers, brokenShared...), brokenDead...) }
+func init() { brokenDrivers = slices.Concat(brokenDrivers, brokenShared, brokenDead, brokenStrict) }
 
 // oneAtATime hands a message out when the one before is settled.
 func oneAtATime(w *brokenWorld, t driver.Tenure) *tenureShim {

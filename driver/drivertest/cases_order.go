@@ -111,7 +111,7 @@ func hotEvents(r *rig) int {
 	if r.broken != nil {
 		return 300
 	}
-	return 1500
+	return 600
 }
 
 // slowIfHot takes a moment for each event of the hot key.

@@ -43,23 +43,31 @@ type ServeOptions struct {
 //	nats://TOKEN@127.0.0.1:4222
 //
 // A publish is confirmed to them only after a sync of the directory's file system
-// that covers it: they ask for it, and one sync serves all who wait.
+// that covers it: its acknowledgement goes to the server, which passes it on after
+// one sync for all that it has. For other writes they ask for that sync.
 type Server struct {
 	h     *host
 	env   driver.Env
 	opts  ServeOptions
+	acks  string // what the subjects of acknowledgements begin with
 	nc    *nats.Conn
 	stops []func()
 
-	kick   chan struct{} // holds one when there is something to do
+	waits  chan *nats.Msg // barriers and acknowledgements that wait for a sync
+	kick   chan struct{}  // holds one when the status has to be looked at
 	cancel context.CancelFunc
 	ended  chan struct{}
 	close  sync.Once
 
-	mu      sync.Mutex
-	status  jetstream.ServeStatus
-	waiting []*nats.Msg // barriers that are not answered
+	mu     sync.Mutex
+	status jetstream.ServeStatus
+	lost   bool // acknowledgements were, and the log says so
 }
+
+// maxWaits bounds what waits for a sync. What is above that, as when the disk hangs
+// under many clients, is forgotten: its publishers hear of it at their deadlines, as
+// unknown.
+const maxWaits = 1 << 16
 
 // Serve serves a directory, which it makes if it does not exist. A store that an
 // embedded: bus left behind is served as it is. While a server runs, the directory
@@ -74,12 +82,13 @@ func Serve(ctx context.Context, dir string, opts ServeOptions, env driver.Env) (
 		return nil, err
 	}
 	s := &Server{
-		h: h, env: env, opts: opts, kick: make(chan struct{}, 1), ended: make(chan struct{}),
+		h: h, env: env, opts: opts, waits: make(chan *nats.Msg, maxWaits), kick: make(chan struct{}, 1), ended: make(chan struct{}),
 		status: jetstream.ServeStatus{
 			Format: jetstream.ServeFormat, Version: version(), Run: rand.Text(), Serial: 1,
 			Barrier: !syncAlways || opts.Sync != nil, Lease: opts.Lease,
 		},
 	}
+	s.status.Acks, s.acks = s.status.Barrier, s.status.AckSubject()
 	if err := s.start(); err != nil {
 		h.release()
 		return nil, fmt.Errorf("embedded: serving %s: %w", h.dir, err)
@@ -181,8 +190,10 @@ func (s *Server) start() error {
 	s.stops = append(s.stops, s.h.watch(env), s.h.onRestart(s.restarted))
 	s.refresh()
 	_, err1 := s.nc.Subscribe(jetstream.ServeSubject, func(m *nats.Msg) { s.answer(m, s.current()) })
-	_, err2 := s.nc.Subscribe(jetstream.SyncSubject, s.barrier)
-	if err := errors.Join(err1, err2, s.nc.Flush()); err != nil {
+	_, err2 := s.nc.ChanSubscribe(jetstream.SyncSubject, s.waits)
+	_, err3 := s.nc.ChanSubscribe(s.acks+">", s.waits)
+	s.nc.SetErrorHandler(s.failed)
+	if err := errors.Join(err1, err2, err3, s.nc.Flush()); err != nil {
 		s.stop()
 		s.nc.Close()
 		return err
@@ -204,29 +215,31 @@ func (s *Server) current() jetstream.ServeStatus {
 	return s.status
 }
 
-func (s *Server) answer(m *nats.Msg, v any) {
+func (s *Server) answer(m *nats.Msg, v any) { s.publish(m.Reply, encode(v)) }
+
+func encode(v any) []byte {
 	data, err := json.Marshal(v)
-	if err == nil {
-		err = m.Respond(data)
-	}
 	if err != nil {
-		s.env.Log.Warn("embedded: an answer was not sent", "dir", s.h.dir, "err", err)
+		panic(err) // they are structs of ours
+	}
+	return data
+}
+
+func (s *Server) publish(subject string, data []byte) {
+	if err := s.nc.Publish(subject, data); err != nil {
+		s.env.Log.Warn("embedded: an answer was not sent", "dir", s.h.dir, "subject", subject, "err", err)
 	}
 }
 
-// barrier takes one in.
-func (s *Server) barrier(m *nats.Msg) {
-	var r jetstream.SyncRequest
+// failed is told of errors of the connection: more waits for a sync than may.
+func (s *Server) failed(_ *nats.Conn, _ *nats.Subscription, err error) {
 	s.mu.Lock()
-	if err := json.Unmarshal(m.Data, &r); err != nil || r.Run != s.status.Run {
-		status := s.status
-		s.mu.Unlock()
-		s.answer(m, jetstream.SyncReply{Status: status})
-		return
-	}
-	s.waiting = append(s.waiting, m)
+	told := s.lost
+	s.lost = errors.Is(err, nats.ErrSlowConsumer)
 	s.mu.Unlock()
-	s.wake()
+	if !told {
+		s.env.Log.Error("embedded: more waits for the disk than can be kept; what is forgotten its publishers take for unknown", "dir", s.h.dir, "err", err)
+	}
 }
 
 // restarted is called when the store was opened anew.
@@ -238,20 +251,26 @@ func (s *Server) restarted() {
 	s.tell()
 }
 
-// run answers barriers and tells of changes until it is cancelled. Those who wait
-// then get their answer first.
+// run syncs for those who wait and tells of changes until it is cancelled. Those for
+// whom it syncs then get their answer first.
 func (s *Server) run(ctx context.Context) {
 	defer close(s.ended)
+	var all waiting
 	for {
 		select {
+		case m := <-s.waits:
+			all.add(s, m)
+			for n := len(s.waits); n > 0; n-- {
+				all.add(s, <-s.waits)
+			}
+			s.cover(ctx, &all)
 		case <-s.kick:
+			if s.refresh() {
+				s.tell()
+			}
 		case <-ctx.Done():
 			return
 		}
-		if s.refresh() {
-			s.tell()
-		}
-		s.syncAll(ctx)
 	}
 }
 
@@ -271,33 +290,74 @@ func (s *Server) refresh() bool {
 	return true
 }
 
-func (s *Server) tell() {
-	data, err := json.Marshal(s.current())
-	if err == nil {
-		err = s.nc.Publish(jetstream.NewsSubject, data)
-	}
-	if err != nil {
-		s.env.Log.Warn("embedded: news was not sent", "dir", s.h.dir, "err", err)
-	}
+func (s *Server) tell() { s.publish(jetstream.NewsSubject, encode(s.current())) }
+
+// waiting is what one sync covers.
+type waiting struct {
+	barriers []*nats.Msg
+	acks     map[string][]jetstream.AckBundle // by the client's box
 }
 
-// syncAll covers with one sync all barriers that wait now.
-func (s *Server) syncAll(ctx context.Context) {
-	s.mu.Lock()
-	waiting := s.waiting
-	s.waiting = nil
-	s.mu.Unlock()
-	if len(waiting) == 0 {
+// add takes a barrier or an acknowledgement in.
+func (w *waiting) add(s *Server, m *nats.Msg) {
+	if m.Subject == jetstream.SyncSubject {
+		var r jetstream.SyncRequest
+		if status := s.current(); json.Unmarshal(m.Data, &r) != nil || r.Run != status.Run {
+			s.answer(m, jetstream.SyncReply{Status: status})
+			return
+		}
+		w.barriers = append(w.barriers, m)
 		return
 	}
+	box, rest, ok := jetstream.AckBox(m.Subject[len(s.acks):])
+	if !ok || !jetstream.AckIsNews(m) {
+		return
+	}
+	if w.acks == nil {
+		w.acks = map[string][]jetstream.AckBundle{}
+	}
+	of := w.acks[box]
+	if len(of) == 0 || len(of[len(of)-1]) > maxBundle {
+		of = append(of, nil)
+		w.acks[box] = of
+	}
+	of[len(of)-1].Add(rest, m.Data)
+}
+
+// maxBundle bounds one message of acknowledgements, well below what the server takes.
+const maxBundle = 256 << 10
+
+// cover syncs for all who wait, and tells them.
+func (s *Server) cover(ctx context.Context, w *waiting) {
+	if len(w.barriers) == 0 && len(w.acks) == 0 {
+		return
+	}
+	before := s.current()
 	err := s.sync(ctx)
 	if err != nil {
 		s.syncFailed(err)
 	}
-	reply := jetstream.SyncReply{Synced: err == nil, Status: s.current()}
-	for _, m := range waiting {
+	status := s.current()
+	for box, bundles := range w.acks {
+		switch {
+		case err != nil:
+			s.publish(jetstream.NotPassed(box), encode(status))
+		case before.Restarts != status.Restarts:
+			// The store was opened anew meanwhile, of which the clients are told:
+			// what became of these nobody knows.
+		default:
+			for _, b := range bundles {
+				s.publish(jetstream.PassedOn(box), b)
+			}
+		}
+	}
+	reply := jetstream.SyncReply{Synced: err == nil, Status: status}
+	for _, m := range w.barriers {
 		s.answer(m, reply)
 	}
+	clear(w.acks)
+	clear(w.barriers)
+	w.barriers = w.barriers[:0]
 }
 
 // sync fails for good once it has failed.

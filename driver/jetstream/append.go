@@ -38,6 +38,7 @@ type writer struct {
 	synced   uint64 // all up to here is durable
 	took     bool   // the server has stored something of ours
 	probing  bool   // probe is about to be called
+	direct   bool   // the stream was away: acknowledgements come to us, who are told if it still is
 
 	// For whom has the turn.
 	headers *headerMap
@@ -197,14 +198,47 @@ func (w *writer) reserve(b *batch) bool {
 	return true
 }
 
-// probeEvery is how often the server is asked for batches that it is silent about.
-const probeEvery = 2 * time.Second
+// How often the server is asked for batches that it is silent about: where one that
+// is lost is a matter of clusters, and where nobody else tells us that the stream is
+// away, since the acknowledgement was to go to serve.
+const (
+	probeEvery    = 2 * time.Second
+	probePassedOn = 250 * time.Millisecond
+)
+
+func (w *writer) patience() time.Duration {
+	if w.d.opts.acks != nil && w.d.opts.acks() != "" {
+		return probePassedOn
+	}
+	return probeEvery
+}
+
+// mistrust has the acknowledgements come to us from now on, until there is one.
+func (w *writer) mistrust() {
+	w.mu.Lock()
+	w.direct = true
+	w.mu.Unlock()
+}
+
+// ackSubject is where serve takes acknowledgements, or empty when they come to us.
+func (w *writer) ackSubject() string {
+	if w.d.opts.acks == nil {
+		return ""
+	}
+	w.mu.Lock()
+	direct := w.direct
+	w.mu.Unlock()
+	if direct {
+		return ""
+	}
+	return w.d.opts.acks()
+}
 
 // probeLater has the batches under way looked at. The caller holds the lock.
 func (w *writer) probeLater() {
 	if !w.probing && len(w.batches) > 0 {
 		w.probing = true
-		time.AfterFunc(probeEvery, w.probe)
+		time.AfterFunc(w.patience(), w.probe)
 	}
 }
 
@@ -214,7 +248,7 @@ func (w *writer) probeLater() {
 func (w *writer) probe() {
 	for _, b := range w.underWay() {
 		if b.silent() {
-			_ = w.d.nc.PublishRequest(w.subject, w.d.mux.prefix+b.token+".65535.fail."+strconv.Itoa(b.count())+"."+string(opPing)+".$FI", nil)
+			_ = w.d.nc.PublishRequest(w.subject, w.d.mux.prefix+b.token+".65535.fail."+strconv.Itoa(max(b.count(), 1))+pingReply, nil)
 		}
 	}
 	w.mu.Lock()
@@ -264,6 +298,7 @@ func (w *writer) tookAny(now bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.took = w.took || now
+	w.direct = w.direct && !now
 	return w.took
 }
 
@@ -299,7 +334,7 @@ func (w *writer) covered() uint64 {
 
 // send publishes the messages. The caller has the turn.
 func (w *writer) send(b *batch, deadline time.Time) {
-	b.token = w.d.mux.add(b.receive)
+	b.token, b.acks = w.d.mux.add(b.receive), w.ackSubject()
 	b.begun, b.deadline = time.Now(), deadline               // monotonic
 	b.timer = time.AfterFunc(time.Until(deadline), b.expire) // monotonic
 	last := len(b.msgs) - 1
@@ -329,7 +364,7 @@ func (w *writer) publish(b *batch, i int, last bool) error {
 	w.msg = nats.Msg{Subject: w.subject, Header: h, Data: m.Body} // which the client copies
 	switch {
 	case b.plain:
-		w.msg.Reply = w.d.mux.prefix + b.token
+		w.msg.Reply = string(w.replyHead(b))
 	case last:
 		w.msg.Reply = w.replyTo(b, seq, opCommit)
 	case seq == 1:
@@ -360,12 +395,23 @@ const (
 // replyTo is where the control data of a batch travels:
 // <inbox>.<batch>.<flow>.<gap mode>.<sequence>.<operation>.$FI
 func (w *writer) replyTo(b *batch, seq int, op byte) string {
-	r := append(w.reply[:0], w.d.mux.prefix...)
-	r = append(r, b.token...)
-	r = append(r, ".65535.fail."...)
+	r := append(w.replyHead(b), ".65535.fail."...)
 	r = strconv.AppendInt(r, int64(seq), 10)
 	r = append(r, '.', op)
 	r = append(r, ".$FI"...)
 	w.reply = r
 	return string(r)
+}
+
+// replyHead is where the batch is acknowledged: at our inbox, or at serve.
+func (w *writer) replyHead(b *batch) []byte {
+	r := w.reply[:0]
+	if b.acks == "" {
+		r = append(r, w.d.mux.prefix...)
+	} else {
+		r = append(append(append(r, b.acks...), w.d.mux.box...), '.')
+	}
+	r = append(r, b.token...)
+	w.reply = r
+	return r
 }

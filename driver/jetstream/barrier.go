@@ -38,6 +38,9 @@ type ServeStatus struct {
 	Restarts int `json:"restarts,omitempty"`
 	// Barrier says that an acknowledgement is durable only after the barrier.
 	Barrier bool `json:"barrier"`
+	// Acks says that acknowledgements which go to AckSubject are passed on when
+	// they are durable. A server of an older version does not say so.
+	Acks bool `json:"acks,omitempty"`
 	// Lease is the default of those who do not choose one.
 	Lease time.Duration `json:"lease,omitempty"`
 	// Full says why no events are taken now.
@@ -135,7 +138,7 @@ func (s *served) options(o Options) Options {
 		o.Lease = s.status.Lease
 	}
 	if s.status.Barrier {
-		o.Sync = s
+		o.Sync, o.acks = s, s.ackSubject
 	}
 	o.Replicas, o.Room, o.OnRestart = 1, s.room, s.onRestart
 	return o
@@ -233,6 +236,17 @@ func (s *served) room() error {
 		return nil
 	}
 	return fmt.Errorf("jetstream: %s: %s: %w", s.store, s.status.Full, driver.ErrNoSpace)
+}
+
+// ackSubject is what the subjects begin with that publishes are acknowledged at, or
+// empty when the server passes nothing on.
+func (s *served) ackSubject() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.status.Acks {
+		return ""
+	}
+	return s.status.AckSubject()
 }
 
 // Sync asks for the barrier, in the run that the last acknowledgements are from.

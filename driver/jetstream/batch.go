@@ -1,7 +1,6 @@
 package jetstream
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strconv"
@@ -27,7 +26,8 @@ type batch struct {
 	out      []driver.Outcome
 	done     func([]driver.Outcome)
 	bytes    int
-	plain    bool // one message, published as any
+	plain    bool   // one message, published as any
+	acks     string // where serve takes the acknowledgements that it passes on; empty: they come to us
 	token    string
 	begun    time.Time
 	deadline time.Time
@@ -123,14 +123,12 @@ func (b *batch) refuse(err error) {
 
 // receive handles an answer of the server.
 func (b *batch) receive(m *nats.Msg) {
-	if bytes.HasPrefix(m.Data, []byte(`{"type":"ack"`)) {
-		return // flow control; batches are small enough without
+	if flowControl(m.Data) {
+		return // batches are small enough without
 	}
 	ack, err := parseAck(m)
 	if strings.HasSuffix(m.Subject, pingReply) {
-		if err == nil && ack.Error != nil && ack.Error.ErrCode == codeUnknownBatch {
-			b.forgotten()
-		}
+		b.pinged(ack, err)
 		return
 	}
 	if refused := (*apiError)(nil); errors.As(err, &refused) {
@@ -155,6 +153,10 @@ func (b *batch) receive(m *nats.Msg) {
 	case !b.acked:
 		b.ackLocked(ack)
 		b.mu.Unlock()
+		if b.acks != "" {
+			b.synced(ack.Seq, nil)
+			return
+		}
 		b.w.d.syncs.after(func(err error) { b.synced(ack.Seq, err) })
 		return
 	}
@@ -168,7 +170,23 @@ const pingReply = "." + string(opPing) + ".$FI"
 func (b *batch) silent() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.plain && b.sent && !b.acked && !b.ended && time.Since(b.begun) >= probeEvery // monotonic
+	return (!b.plain || b.acks != "") && b.sent && !b.acked && !b.ended && time.Since(b.begun) >= b.w.patience() // monotonic
+}
+
+// pinged is the answer to a ping.
+func (b *batch) pinged(ack pubAck, err error) {
+	switch {
+	case b.acks != "":
+		// The stream may have acknowledged and forgotten the batch while serve waits
+		// for its disk. That there is no stream is another matter.
+		if err != nil {
+			b.w.mistrust()
+			b.w.d.suspectGone(b.w.stream)
+			b.unsynced(fmt.Errorf("jetstream: stream %s: no answer: %w: %w", b.w.stream, errSilent, driver.ErrUnavailable))
+		}
+	case err == nil && ack.Error != nil && ack.Error.ErrCode == codeUnknownBatch:
+		b.forgotten()
+	}
 }
 
 // forgotten says that the server knows of no such batch: its answer is on the way,
@@ -233,6 +251,15 @@ func (b *batch) synced(seq uint64, err error) {
 	}
 	b.mu.Lock()
 	b.durable, b.syncErr = err == nil, err
+	b.settle()
+}
+
+// unsynced is called when it will not be known whether what was stored is durable.
+func (b *batch) unsynced(err error) {
+	b.mu.Lock()
+	if !b.durable {
+		b.syncErr = err
+	}
 	b.settle()
 }
 

@@ -25,6 +25,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,7 +65,8 @@ type Options struct {
 	// Close is called at the end of Close. It usually ends the connection.
 	Close func(context.Context) error
 
-	link *link // the connection, when the driver has opened it by itself
+	link *link         // the connection, when the driver has opened it by itself
+	acks func() string // of a `posthorn serve`: see acks.go
 }
 
 // A Syncer makes durable what a server has written.
@@ -144,6 +147,8 @@ func New(ctx context.Context, nc *nats.Conn, opts Options, env driver.Env) (driv
 	if d.mux, err = newMux(nc); err != nil {
 		return nil, d.unavailable("subscribe", err)
 	}
+	d.mux.keep(passedOn, d.passed)
+	d.mux.keep(notPassed, d.notPassed)
 	d.syncs = newSyncLoop(opts.Sync, d.syncFailed)
 	if opts.OnRestart != nil {
 		d.unwatch = opts.OnRestart(d.restarted)
@@ -212,13 +217,9 @@ func (d *jsDriver) Close(ctx context.Context) error {
 		return nil
 	}
 	d.closed = true
-	writers := make([]*writer, 0, len(d.writers))
-	for _, w := range d.writers {
-		writers = append(writers, w)
-	}
 	d.mu.Unlock()
 	var errs []error
-	for _, w := range writers {
+	for _, w := range d.allWriters() {
 		if err := w.drain(ctx); err != nil {
 			errs = append(errs, err)
 		}
@@ -233,14 +234,17 @@ func (d *jsDriver) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+func (d *jsDriver) allWriters() []*writer {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Values(d.writers))
+}
+
 // restarted ends all that waits for an answer of the server as it was.
 func (d *jsDriver) restarted() {
 	d.waits.endAll(errRestarted, "")
+	writers := d.allWriters()
 	d.mu.Lock()
-	var writers []*writer
-	for _, w := range d.writers {
-		writers = append(writers, w)
-	}
 	var feeds []*feed
 	for f := range d.feeds {
 		feeds = append(feeds, f)

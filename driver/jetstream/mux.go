@@ -13,6 +13,7 @@ import (
 // The token behind its prefix says whose an answer is.
 type mux struct {
 	nc     *nats.Conn
+	box    string // what is ours of the prefix
 	prefix string // with its last dot
 	run    string // makes tokens unique on the server
 	sub    *nats.Subscription
@@ -23,7 +24,8 @@ type mux struct {
 }
 
 func newMux(nc *nats.Conn) (*mux, error) {
-	m := &mux{nc: nc, prefix: nats.NewInbox() + ".", run: rand.Text()[:12] + "-", calls: map[string]func(*nats.Msg){}}
+	inbox := nats.NewInbox()
+	m := &mux{nc: nc, box: strings.TrimPrefix(inbox, boxPrefix), prefix: inbox + ".", run: rand.Text()[:12] + "-", calls: map[string]func(*nats.Msg){}}
 	sub, err := nc.Subscribe(m.prefix+">", m.receive)
 	if err != nil {
 		return nil, err
@@ -46,14 +48,23 @@ func (m *mux) add(f func(*nats.Msg)) string {
 	return token
 }
 
+// keep is add for a token that is chosen, and never removed.
+func (m *mux) keep(token string, f func(*nats.Msg)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls[token] = f
+}
+
 func (m *mux) remove(token string) {
 	m.mu.Lock()
 	delete(m.calls, token)
 	m.mu.Unlock()
 }
 
-func (m *mux) receive(msg *nats.Msg) {
-	token := msg.Subject[len(m.prefix):]
+func (m *mux) receive(msg *nats.Msg) { m.deliver(msg.Subject[len(m.prefix):], msg) }
+
+// deliver hands an answer to whom its token names.
+func (m *mux) deliver(token string, msg *nats.Msg) {
 	if i := strings.IndexByte(token, '.'); i >= 0 {
 		token = token[:i]
 	}

@@ -124,6 +124,15 @@ func (l *syncLoop) sync(ctx context.Context, cuts int) error {
 	case errors.Is(err, errUnanswered):
 		return fmt.Errorf("jetstream: %w", err)
 	}
+	return l.fail(err)
+}
+
+// fail is the end of confirming, after an error of the disk. It returns what to tell
+// those who wait.
+func (l *syncLoop) fail(err error) error {
+	if dead := l.failed(); dead != nil {
+		return dead
+	}
 	err = fmt.Errorf("jetstream: a sync to disk failed, nothing is confirmed any more: find out what ails the disk, "+
 		"then restart: %w: %w", driver.ErrUnavailable, err)
 	l.end(err)

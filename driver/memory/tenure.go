@@ -159,8 +159,14 @@ func (t *tenure) Release(ctx context.Context, c driver.Checkpoint) error {
 		return err
 	}
 	if s.queue {
-		if c.Clean { // nothing was being handled: what comes again was never started
-			clear(t.place.handed)
+		if c.Clean {
+			// Nothing was being handled: what this tenure had fetched, and comes again, was
+			// never started. It knows nothing of what it had not come to.
+			for pos := range t.place.handed {
+				if pos < t.next {
+					delete(t.place.handed, pos)
+				}
+			}
 		}
 		t.place.check.Clean = c.Clean
 	} else {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/posthorn/posthorn/driver"
@@ -25,6 +26,7 @@ func (t *tenure) fetch() {
 		n, err := t.d.Fetch(t.ctx, into[:min(n, len(into))], bytes)
 		if n > 0 {
 			if !t.admit(into[:n]) {
+				t.dropped(into[:n])
 				return
 			}
 			clear(into[:n])
@@ -48,6 +50,16 @@ func (t *tenure) fetch() {
 				return
 			}
 		}
+	}
+}
+
+// dropped notes that suspects were fetched and not taken in: they are suspects still
+// for the next holder.
+func (t *tenure) dropped(batch []driver.Delivery) {
+	if slices.ContainsFunc(batch, func(d driver.Delivery) bool { return d.Again }) {
+		t.g.mu.Lock()
+		defer t.g.mu.Unlock()
+		t.unclean = true
 	}
 }
 

@@ -229,3 +229,37 @@ func TestReplayed(t *testing.T) {
 		t.Error("a retry passes for a replay")
 	}
 }
+
+// What cannot be read, and is replayed all the same, is no flood of foreign messages.
+func TestReplayIsNoFlood(t *testing.T) {
+	const most = floodLimit + 5
+	r := newRig(t, "log")
+	r.topic("order", 1, "a", "b")
+	m := r.run("m", map[string]func(context.Context, *Item) Verdict{
+		"a": func(context.Context, *Item) Verdict {
+			return Verdict{Kind: Dead, Err: errors.New("no"), Code: "undecodable", Unreadable: true}
+		},
+		"b": r.handle,
+	}, func(c *Config) { c.Concurrency = 1 })
+	for range most {
+		r.publish("order", "k", "a", "b")
+	}
+	dead := func(lives int) bool {
+		n := 0
+		for _, e := range r.lane() {
+			if rec, err := DecodeDead(e.Head); err == nil && e.State == driver.Dead && len(rec.Lives) == lives {
+				n++
+			}
+		}
+		return n == most
+	}
+	r.eventually("all are dead", func() bool { return dead(0) })
+	r.nudge()
+	for _, e := range r.lane() {
+		r.replay(e)
+	}
+	r.eventually("all are dead again", func() bool { return dead(1) })
+	if m.alarmed("foreign_flood") {
+		t.Error("the group has paused itself")
+	}
+}

@@ -45,6 +45,7 @@ type tenure struct {
 	closing  bool // no handler starts
 	running  int  // handlers
 	suspects int  // messages from the partition that may have killed a process, unsettled
+	unclean  bool // there are more of these than it knows
 	held     int  // messages in memory that came from the partition
 	bytes    int  // of all messages in memory
 
@@ -386,7 +387,7 @@ func (g *Group) release(ctx context.Context, d driver.Tenure, c driver.Checkpoin
 // last is the checkpoint that the tenure ends with.
 func (t *tenure) last(sure bool) driver.Checkpoint {
 	c := t.checkpoint(sure)
-	c.Clean = t.running == 0 && t.suspects == 0 && (t.queue || c.Floor >= t.trial)
+	c.Clean = !t.unclean && t.running == 0 && t.suspects == 0 && (t.queue || c.Floor >= t.trial)
 	for _, k := range t.keys {
 		c.Clean = c.Clean && k.stuck == 0
 	}

@@ -593,7 +593,7 @@ func (it *Item) failed() bool { return it.rec.Attempts > it.known }
 // buryNoted makes a dead letter of an item whose last error is in its record.
 func (t *tenure) buryNoted(it *Item, v Verdict) {
 	g := t.g
-	if v.Unreadable {
+	if v.Unreadable && len(it.rec.Lives) == 0 { // what somebody has replayed is no flood
 		if g.unread++; g.unread >= floodLimit {
 			g.holdUnreadable(it, v)
 			return

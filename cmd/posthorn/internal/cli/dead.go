@@ -460,9 +460,7 @@ code 6 when somebody has changed the dead letter since.`,
 				if err != nil {
 					return err
 				}
-				if f.Changed("revision") {
-					l.Revision = revision
-				}
+				l.Revision = revision
 				if l, err = deadletter.Edit(ctx, bus, l, change); err != nil {
 					return err
 				}
