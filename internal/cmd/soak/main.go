@@ -98,12 +98,15 @@ func (s *soak) run(ctx context.Context, only string) error {
 			continue
 		}
 		r, err := s.runJob(ctx, j)
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			return err
+		}
+		if ctx.Err() != nil {
+			break
 		}
 		s.rows = append(s.rows, r)
 	}
-	if s.fuzz > 0 && chosen.MatchString("fuzz") {
+	if ctx.Err() == nil && s.fuzz > 0 && chosen.MatchString("fuzz") {
 		s.rows = append(s.rows, s.runFuzz(ctx))
 	}
 	if ctx.Err() != nil {
@@ -197,7 +200,7 @@ func (s *soak) runFuzz(ctx context.Context) row {
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = time.Minute
 	if err := cmd.Run(); err != nil {
-		r.bad = []string{"see make fuzz"}
+		r.bad = []string{"any: see what make fuzz says"}
 	}
 	fmt.Print(out.String())
 	tests, inputs := 0, 0

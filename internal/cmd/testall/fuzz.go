@@ -38,7 +38,7 @@ func fuzz(ctx context.Context, r *report, dirs []string, each time.Duration) err
 			if ctx.Err() != nil {
 				return errors.New("interrupted: the rest was not fuzzed")
 			}
-			r.fuzzed(f, func() (string, error) { return f.run(ctx, dir, each) })
+			r.fuzzed(f, each, func(each time.Duration) (string, error) { return f.run(ctx, dir, each) })
 		}
 	}
 	return nil
@@ -84,16 +84,18 @@ func (f fuzzTest) run(ctx context.Context, dir string, each time.Duration) (stri
 	return string(out), err
 }
 
-// fuzzed counts what came of fuzzing.
-func (r *report) fuzzed(f fuzzTest, run func() (string, error)) {
+// fuzzed counts what came of fuzzing. Where the machine is so slow that the time was
+// up when what is known already had been tried, there is more of it.
+func (r *report) fuzzed(f fuzzTest, each time.Duration, run func(each time.Duration) (string, error)) {
 	began := time.Now()
-	out, err := run()
+	out, err := run(each)
 	if err != nil && strings.Contains(out, "context deadline exceeded") && !strings.Contains(out, "Failing input") {
-		out, err = run() // the end of the time met a worker at a bad moment: no input has failed
+		out, err = run(each) // the end of the time met a worker at a bad moment: no input has failed
 	}
-	inputs := 0
-	for _, m := range execs.FindAllStringSubmatch(out, -1) {
-		inputs, _ = strconv.Atoi(m[1])
+	inputs := tried(out)
+	if err == nil && inputs == 0 {
+		out, err = run(20 * each)
+		inputs = tried(out)
 	}
 	switch {
 	case err != nil:
@@ -107,4 +109,12 @@ func (r *report) fuzzed(f fuzzTest, run func() (string, error)) {
 		r.passed++
 	}
 	r.spoke = time.Now()
+}
+
+// tried is how many inputs a run has tried, those that were known already apart.
+func tried(out string) (inputs int) {
+	for _, m := range execs.FindAllStringSubmatch(out, -1) {
+		inputs, _ = strconv.Atoi(m[1])
+	}
+	return inputs
 }

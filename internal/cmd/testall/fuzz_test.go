@@ -20,17 +20,18 @@ func TestFuzzed(t *testing.T) {
 	}{
 		{"FuzzFine", []string{went}, []error{nil}},
 		{"FuzzFails", []string{"Failing input written to testdata/fuzz/x\ncontext deadline exceeded\n"}, []error{bad}},
-		{"FuzzNothing", []string{"PASS\n"}, []error{nil}},
+		{"FuzzNothing", []string{"PASS\n", "PASS\n"}, []error{nil, nil}},
+		{"FuzzSlow", []string{"fuzz: elapsed: 2s, gathering baseline coverage: 59/96 completed\nPASS\n", went}, []error{nil, nil}},
 		{"FuzzLate", []string{"--- FAIL: context deadline exceeded\n", went}, []error{bad, nil}},
 		{"FuzzAlwaysLate", []string{"context deadline exceeded\n", "context deadline exceeded\n"}, []error{bad, bad}},
 	} {
 		runs := 0
-		r.fuzzed(fuzzTest{"p", c.name}, func() (string, error) { runs++; return c.outs[runs-1], c.errs[runs-1] })
+		r.fuzzed(fuzzTest{"p", c.name}, time.Second, func(time.Duration) (string, error) { runs++; return c.outs[runs-1], c.errs[runs-1] })
 		if runs != len(c.outs) {
 			t.Errorf("%s was run %d times", c.name, runs)
 		}
 	}
-	if want := []string{"p FuzzFails", "p FuzzNothing: no input was tried", "p FuzzAlwaysLate"}; !slices.Equal(r.fails, want) || r.passed != 2 {
+	if want := []string{"p FuzzFails", "p FuzzNothing: no input was tried", "p FuzzAlwaysLate"}; !slices.Equal(r.fails, want) || r.passed != 3 {
 		t.Errorf("%d passed, failed: %q", r.passed, r.fails)
 	}
 	if !strings.Contains(out.String(), "fuzz  p FuzzFine  0.0s  90 inputs\n") || !strings.Contains(out.String(), "Failing input written") {
