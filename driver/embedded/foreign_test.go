@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/posthorn/posthorn"
+	"github.com/posthorn/posthorn/deadletter"
 	"github.com/posthorn/posthorn/driver/embedded"
 )
 
@@ -135,5 +136,50 @@ func TestOddHeaders(t *testing.T) {
 	}
 	if dead != 1 {
 		t.Errorf("%d dead letters, want one", dead)
+	}
+}
+
+// TestTooLargeForTheLane: a message that fits into its topic and not into the lane,
+// where a record comes to it, is a dead letter without its data, and nothing stands
+// still behind it.
+func TestTooLargeForTheLane(t *testing.T) {
+	t.Parallel()
+	s, _ := serve(t, t.TempDir(), embedded.ServeOptions{})
+	bus, err := posthorn.Open(t.Context(), withToken(s), posthorn.Service("test"), posthorn.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := bus.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	made := posthorn.Define[step]("large.made", posthorn.In(posthorn.DefineTopic("large", posthorn.TopicConfig{Partitions: 1, StrictOrder: true})), posthorn.Key(func(s step) string { return s.Key }))
+	group := bus.Group("g", posthorn.GroupConfig{})
+	made.Handle(group, func(context.Context, *posthorn.Event[step]) error { return nil })
+	if err := group.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	newPlainClient(t, s).store("ph.t.large.0", "x: y\r\n", strings.Repeat("z", 8<<20-30))
+	if err := made.Publish(t.Context(), bus, step{Key: "k", Seq: 1}); err != nil {
+		t.Fatal(err)
+	}
+	waitSettled(t, bus, "g")
+	var dead []posthorn.DeadLetter
+	for d, err := range bus.DeadLetters(t.Context(), "g") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		dead = append(dead, d)
+	}
+	if len(dead) != 1 || dead[0].Reason != posthorn.CodeTooLarge || dead[0].Position != 1 || len(dead[0].Data) > 0 {
+		t.Fatalf("dead letters: %+v", dead)
+	}
+	_, err = deadletter.Replay(t.Context(), bus, deadletter.Query{Groups: []string{"g"}}, deadletter.Job{})
+	if err == nil || !strings.Contains(err.Error(), "did not fit into the lane") {
+		t.Errorf("replayed without its data: %v", err)
+	}
+	if n := bus.Stats().Handled; n != 1 {
+		t.Errorf("%d events are handled", n)
 	}
 }

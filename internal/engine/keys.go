@@ -322,13 +322,20 @@ func (t *tenure) park(it *Item) {
 
 // hasParked notes that the lane has an item of the key.
 func (t *tenure) hasParked(k *keyQueue, order uint64) {
-	if i := slices.Index(k.parking, order); i >= 0 {
-		k.parking = slices.Delete(k.parking, i, i+1)
-	}
+	k.unpark(order)
 	if k.parked == 0 || order < k.first {
 		k.first = order
 	}
 	t.setParked(k, k.parked+1)
+}
+
+// unpark notes that an item is not on its way to the lane any more.
+func (k *keyQueue) unpark(order uint64) bool {
+	i := slices.Index(k.parking, order)
+	if i >= 0 {
+		k.parking = slices.Delete(k.parking, i, i+1)
+	}
+	return i >= 0
 }
 
 func (t *tenure) setParked(k *keyQueue, n int) {

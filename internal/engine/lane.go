@@ -3,6 +3,8 @@ package engine
 import (
 	"cmp"
 	"container/heap"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -150,6 +152,10 @@ func (t *tenure) moved(it *Item, e *driver.Entry, at time.Time) {
 		k := it.kq
 		t.hasParked(k, e.Order)
 		t.nextOf(k)
+	case driver.Dead:
+		if k := it.kq; k != nil && k.unpark(e.Order) { // it was too large to be parked
+			t.nextOf(k)
+		}
 	}
 	if it.entry != nil {
 		t.forget(it)
@@ -265,6 +271,9 @@ func (t *tenure) applyOps() (more bool, err error) {
 		switch e := ops[i].Err; {
 		case err == nil || e == nil && !t.none(ops):
 			t.done(o)
+		case errors.Is(e, driver.ErrTooLarge) && t.cut(o.op.Entry, e):
+			failed = append(failed, o)
+			t.wakeClerk()
 		default:
 			failed = append(failed, o)
 			again = err
@@ -273,6 +282,29 @@ func (t *tenure) applyOps() (more bool, err error) {
 	t.ops = append(failed, t.ops...)
 	g.changed.Broadcast()
 	return again == nil, again
+}
+
+// cut makes a dead letter without data and headers of an entry that is too large for
+// the lane, which a message can be that just fits into its topic. It returns false when
+// there is nothing to leave out.
+func (t *tenure) cut(e *driver.Entry, why error) bool {
+	m := &e.Msg
+	if len(m.Body) == 0 && len(m.Headers) == 0 && len(m.Attrs) == 0 {
+		return false
+	}
+	r, _ := decodeRecord(e.Head)
+	now, dead := t.g.cfg.Clock.Now(), e.State == driver.Dead
+	r.note(Verdict{Code: "too_large", Err: fmt.Errorf("its %d bytes of data, and its headers, do not fit into the lane and are left out: %w", len(m.Body), why)}, now)
+	r.Order, r.Died, r.Cut = e.Order, now.UnixMilli(), true
+	e.State, e.Due, e.Head = driver.Dead, time.Time{}, r.encode()
+	m.Body, m.Headers, m.Attrs = nil, nil, nil
+	t.block(t.blockable(e.Key), e.Order, e.Name)
+	if !dead {
+		t.g.cfg.Counts.Dead(false)
+	}
+	t.g.log.Error("dead letter without its data, which is too large for the lane", "type", m.Type, "id", m.ID, "key", m.Key,
+		"topic", t.part.Topic, "partition", t.part.N, "position", e.Order, "error", why)
+	return true
 }
 
 // settledFirst waits, where operations ask for it, until a queue has settled all

@@ -38,6 +38,7 @@ type record struct {
 	Edit     *Edit    `json:"w,omitempty"` // of its data or headers, the last
 	Reason   string   `json:"r,omitempty"` // why it was discarded
 	By       string   `json:"y,omitempty"` // who discarded it
+	Cut      bool     `json:"u,omitempty"` // data and headers are left out: they do not fit into the lane
 }
 
 // A Life is what a message had behind it when it was replayed.
@@ -139,6 +140,9 @@ func Replayed(e driver.Entry, by string, at time.Time) (*driver.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.Cut {
+		return nil, fmt.Errorf("its data did not fit into the lane and is not here; the event is kept at position %d of its partition as long as the topic keeps it", r.Order)
+	}
 	r.Lives = append(r.Lives, Life{Attempts: r.Attempts, Code: r.Code, Died: r.Died, Replayed: at.UnixMilli(), By: by})
 	r.Lives = r.Lives[max(0, len(r.Lives)-maxLives):]
 	r.Attempts, r.Boots, r.Died = 0, 0, 0
@@ -162,6 +166,7 @@ func Edited(e driver.Entry, by string, at time.Time) (*driver.Entry, error) {
 		return nil, err
 	}
 	r.Edit = &Edit{At: at.UnixMilli(), By: by}
+	r.Cut = r.Cut && len(e.Msg.Body) == 0
 	e.Head = r.encode()
 	return &e, nil
 }
