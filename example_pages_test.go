@@ -86,6 +86,24 @@ func ExampleRetry() {
 	// Output: attempts 1
 }
 
+// A new group goes through what is kept of the past, no quicker than it may.
+func Example_rateLimit() {
+	ctx := context.Background()
+	bus := openExample()
+	defer closeExample(bus)
+	for i := range 30 {
+		must(OrderPlaced.Publish(ctx, bus, Placed{OrderID: fmt.Sprint(i)}))
+	}
+
+	report := bus.Group("report", posthorn.GroupConfig{Start: posthorn.FromBeginning(), RateLimit: 100})
+	OrderPlaced.Handle(report, func(context.Context, *posthorn.Event[Placed]) error { return nil })
+	began := time.Now()
+	must(report.Start(ctx))
+	waitUntil(func() bool { return bus.Stats().Handled == 30 })
+	fmt.Println("took its time:", time.Since(began) > 150*time.Millisecond)
+	// Output: took its time: true
+}
+
 // In strict order, the events of a key wait behind one of them that has failed. Those
 // of other keys go on.
 func Example_strictOrder() {

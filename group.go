@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"reflect"
 	"slices"
@@ -88,6 +89,9 @@ func checkGroup(name string, c GroupConfig) *Error {
 		if f.value < 0 {
 			return errorf(CodeInvalid, "group %q: %s is negative; leave it zero for the default", name, f.name)
 		}
+	}
+	if c.RateLimit < 0 || math.IsNaN(c.RateLimit) || math.IsInf(c.RateLimit, 0) {
+		return errorf(CodeInvalid, "group %q: RateLimit is %v; it is a number of handlers a second, or 0 for no limit", name, c.RateLimit)
 	}
 	return checkRetry(fmt.Sprintf("group %q", name), c.Retry)
 }
@@ -264,6 +268,7 @@ func (g *Group) engineConfig() engine.Config {
 		Checkpoint:  orDefault(c.Checkpoint, DefaultCheckpoint),
 		Drain:       orDefault(c.Drain, DefaultDrain),
 		Boots:       orDefault(c.Boots, DefaultBoots),
+		Rate:        c.RateLimit,
 		Handlers:    map[string]*engine.Handler{},
 		Foreign:     map[string]*engine.Handler{},
 		Unordered:   map[string]bool{},

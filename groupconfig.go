@@ -66,6 +66,11 @@ type GroupConfig struct {
 	// Default: false, except in topics that say so (see TopicConfig): a failed event
 	// comes late and the others of its key go on.
 	StrictOrder bool
+	// RateLimit is how many handlers the group starts a second in this process, at the
+	// most, retries among them; it saves up starts for a tenth of a second. It is for
+	// going through the past, after a reset or in a new group, without flooding what
+	// the handlers call. Default 0: no limit.
+	RateLimit float64
 	// Start is where the group begins in a topic that is new to it. Default:
 	// at the beginning of what is kept.
 	Start Start

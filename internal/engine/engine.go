@@ -89,6 +89,7 @@ type Config struct {
 	Checkpoint  time.Duration
 	Drain       time.Duration // of a partition that is given back
 	Boots       int
+	Rate        float64             // of starts, a second; 0: no limit
 	Handlers    map[string]*Handler // by event type
 	Foreign     map[string]*Handler // by topic: for messages without a type
 	Unordered   map[string]bool     // by topic
@@ -136,6 +137,7 @@ type Group struct {
 	running   int                  // items that workers have
 	quick     int                  // workers that are expected back at once
 	procs     int                  // of these, no more are roused
+	limit     *limit               // of starts; nil: none
 	soon      bool                 // watch looks after them
 	tenures   map[driver.Partition]*tenure
 	leaving   map[driver.Tenure]chan struct{} // being released; closed when that is done
@@ -169,6 +171,7 @@ func Start(cfg Config, stands driver.GroupSpec, failed func(error)) *Group {
 		log:     cfg.Log.With("group", cfg.Name),
 		workers: map[*worker]struct{}{},
 		procs:   runtime.GOMAXPROCS(0),
+		limit:   newLimit(cfg.Rate),
 		tenures: map[driver.Partition]*tenure{},
 		leaving: map[driver.Tenure]chan struct{}{},
 		wakeW:   make(chan struct{}, 1),

@@ -76,7 +76,7 @@ func (g *Group) push(it *Item) {
 // there is more than it takes.
 func (g *Group) rouse() {
 	switch {
-	case g.over || g.draining || g.paused || g.waking:
+	case g.over || g.draining || g.paused || g.waking || g.limited():
 	case g.quick >= g.procs:
 		// More of them would only be in each other's way. Should these not be back at
 		// once after all, relieve rouses others.
@@ -178,6 +178,7 @@ func (g *Group) lookSoon() {
 // unbegun undoes what next has noted of an item that is not started after all.
 func (it *Item) unbegun() {
 	it.where = inReady
+	it.t.g.limit.giveBack()
 	if !it.t.queue && it.entry == nil {
 		it.t.ahead++
 	}
@@ -244,7 +245,7 @@ func (h *Handler) took(d time.Duration) { h.pace += (min(d, slowPace) - h.pace) 
 // next takes the next item that may be started.
 func (g *Group) next(now time.Time) *Item {
 	for {
-		if g.draining || g.paused || g.over {
+		if g.draining || g.paused || g.over || g.limited() {
 			return nil
 		}
 		it := g.ready.pop()
@@ -272,6 +273,7 @@ func (g *Group) next(now time.Time) *Item {
 			g.cfg.Counts.Expired()
 			t.finishKeyed(it)
 		default:
+			g.limit.take()
 			return it
 		}
 	}
@@ -673,6 +675,13 @@ func (g *Group) look() time.Duration {
 	for _, t := range g.tenures {
 		if t.unstall(); t.stalled.n > 0 && t.lapsed() {
 			next = min(next, renewEvery)
+		}
+	}
+	if g.limit != nil && g.ready.n > 0 {
+		if d := g.limit.wait(now); d > 0 {
+			next = min(next, d)
+		} else {
+			g.rouse()
 		}
 	}
 	if g.leaseWait {
