@@ -259,7 +259,7 @@ func StartCluster(t testing.TB, n int, o Options) *Cluster {
 	for i := range n {
 		s := newServer(t, ports[3*i:])
 		s.cluster = n
-		s.configure(o, fmt.Sprintf("cluster { name: test, listen: 127.0.0.1:%d, routes: [%s] }\n", ports[3*i+2], strings.Join(routes, ", ")))
+		s.configure(o, fmt.Sprintf("cluster { name: test, listen: 127.0.0.1:%d, routes: [%s], no_advertise: true }\n", ports[3*i+2], strings.Join(routes, ", ")))
 		c.Servers = append(c.Servers, s)
 		s.Launch()
 	}

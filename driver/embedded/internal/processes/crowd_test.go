@@ -59,6 +59,7 @@ type crowd struct {
 	parsed  []line
 
 	expiry time.Duration // of what round publishes; 0: none
+	resend bool          // what is refused is published again, as the same events
 
 	mu        sync.Mutex
 	confirmed map[string]int // by type: how many of each key, numbered from 1
@@ -71,10 +72,17 @@ var nobodyDies = []string{"lease", "10s"}
 func newCrowd(t *testing.T, b broker, params ...string) *crowd {
 	t.Helper()
 	params = append([]string{"instance", fmt.Sprintf("t%d", time.Now().UnixNano())}, params...)
-	c := &crowd{url: b.url(t, params...), dir: t.TempDir(), confirmed: map[string]int{}, buf: make([]byte, 64<<10)}
+	address := b.url(t, params...)
+	return crowdAt(t, address, address)
+}
+
+// crowdAt has members at a URL, and a publisher at another one of the same broker.
+func crowdAt(t *testing.T, address, publisher string) *crowd {
+	t.Helper()
+	c := &crowd{url: address, dir: t.TempDir(), confirmed: map[string]int{}, buf: make([]byte, 64<<10)}
 	log := slog.New(slog.DiscardHandler)
 	var err error
-	if c.bus, err = posthorn.Open(t.Context(), c.url, posthorn.Service("publisher"), posthorn.Logger(log)); err != nil {
+	if c.bus, err = posthorn.Open(t.Context(), publisher, posthorn.Service("publisher"), posthorn.Logger(log)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -114,11 +122,16 @@ func (c *crowd) round(t *testing.T, typ *posthorn.EventType[step], seq int) bool
 	err := c.bus.PublishAll(ctx, batch...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err != nil {
+	for err != nil {
 		if c.refused++; c.refused < 4 || c.refused%100 == 0 {
 			t.Logf("batch %d, refused: %v", c.refused, err)
 		}
-		return false
+		if !c.resend || ctx.Err() != nil {
+			return false
+		}
+		c.mu.Unlock()
+		err = c.bus.PublishAll(ctx, batch...)
+		c.mu.Lock()
 	}
 	for k := range keys {
 		c.confirmed[fmt.Sprintf("%s k%d %d", typ.Name(), k, seq)] = 1

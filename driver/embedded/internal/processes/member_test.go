@@ -3,6 +3,7 @@
 package processes
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -163,7 +164,7 @@ func (c *crowd) members(t *testing.T, cfg memberConfig, n int) (all []*member) {
 
 func (c *crowd) launch(t *testing.T, cfg memberConfig) *member {
 	t.Helper()
-	cfg.URL, cfg.Dir = c.url, c.dir
+	cfg.URL, cfg.Dir = cmp.Or(cfg.URL, c.url), c.dir
 	c.started++
 	cfg.Name = fmt.Sprintf("m%d", c.started)
 	text, err := json.Marshal(cfg)

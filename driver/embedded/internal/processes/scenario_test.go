@@ -30,6 +30,7 @@ var scenarios = []struct {
 	{"reset", reset},
 	{"isolation", isolation},
 	{"clock", clock},
+	{"network", network},
 	{"outage", outage}, // these two end what the others work on, so they come last
 	{"crashes", crashes},
 }
