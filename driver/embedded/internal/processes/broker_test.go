@@ -26,6 +26,8 @@ type broker struct {
 	stop, resume func()
 	// crash ends one process of it as a crash does, and starts it again.
 	crash func(t *testing.T)
+	// freeze stops one process of several, until thaw. It is nil where there is one only.
+	freeze func() (thaw func())
 }
 
 // lease is short, so that a takeover does not take long.
@@ -76,6 +78,10 @@ func startCluster(t *testing.T) broker {
 		next++
 		s.Kill()
 		s.Restart()
+	}, freeze: func() func() {
+		s := c.Servers[next%3]
+		s.Stop()
+		return s.Continue
 	}}
 }
 

@@ -543,7 +543,8 @@ func outage(t *testing.T, b broker) {
 	}
 }
 
-// crashes has the broker's processes killed under load and started again: nothing
+// crashes has the broker's processes killed under load and started again, and one of a
+// cluster stopped while the others go on: nothing
 // that was confirmed is lost, and order per key holds.
 func crashes(t *testing.T, b broker) {
 	c := newCrowd(t, b)
@@ -556,6 +557,13 @@ func crashes(t *testing.T, b broker) {
 		begun := time.Now()
 		b.crash(t)
 		t.Logf("killed and started again in %v", time.Since(begun).Round(time.Millisecond))
+	}
+	if b.freeze != nil { // the others go on without it
+		begun := time.Now()
+		thaw := b.freeze()
+		c.progress(t, 1000)
+		thaw()
+		t.Logf("went on for %v while one was stopped", time.Since(begun).Round(time.Millisecond))
 	}
 	c.progress(t, 400)
 	stop()
