@@ -435,6 +435,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "drops-on-failure", logCase: "retry/late", queueCase: "retry/late",
 		also: map[string]string{
+			"strict/*":                     "what failed is lost, and those behind it wait for it",
 			"dead/*":                       "what fails is dropped",
 			"batch/*":                      "some of its events make late attempts",
 			"members/*":                    "some of its events fail",
@@ -458,6 +459,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "swaps-two-of-a-key", logCase: "order/per-key", queueCase: "order/per-key",
 		also: map[string]string{
+			"strict/*":            "they look at the order of a key",
 			"dead/order-of-a-key": "it looks at the order of a key",
 			"batch/one-of-a-key":  "it looks at the order of a key",
 			"members/*":           "it is about order, over members",
@@ -532,6 +534,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "loses-what-is-in-a-lane", logCase: "kill/lane-stays", queueCase: "kill/lane-stays",
 		also: map[string]string{
+			"strict/*":                     "what the others wait for, and they, are in the lane",
 			"dead/*":                       "there are no dead letters",
 			"members/*":                    "what failed, and boots, are in the lane",
 			"seam/watch":                   "it is about what is in a lane",
@@ -571,6 +574,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "loses-parked-followers", logCase: "order/hot-key", queueCase: "order/hot-key",
 		also: map[string]string{
+			"strict/*":         "the followers are parked",
 			"members/*":        "followers of a failed event are parked",
 			"order/hot-key*":   "a hot key's followers are parked",
 			"random/*":         "a hot key's followers are parked",
@@ -621,6 +625,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "runs-a-retry-beside-its-key", logCase: "retry/never-beside-its-key", queueCase: "retry/never-beside-its-key",
 		also: map[string]string{
+			"strict/*":         "it is started beside those that wait for it",
 			"members/*":        "some of its events fail",
 			"seam/watch":       "due times are not what was put",
 			"delayed/*":        "without its key what is delayed goes to another partition",
@@ -713,6 +718,7 @@ var brokenDrivers = []*brokenDriver{
 	{
 		name: "forgets-the-last-checkpoint", logCase: "group/resumes",
 		also: map[string]string{
+			"strict/*":                  "what was parked is handled again after a takeover",
 			"dead/*":                    "those that stop members cleanly",
 			"batch/*":                   "it stops cleanly, or a member does, and what was settled comes again",
 			"members/*":                 "what the member before had settled comes again",
