@@ -11,6 +11,7 @@ import (
 	wmjetstream "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/jetstream"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -75,6 +76,23 @@ func TestOtherSettings(t *testing.T) {
 			func(*message.Message) error { calls.Add(1); time.Sleep(prefetchEach); return nil })
 		s.settled("work", prefetchCount)
 		avoided(t, calls.Load() == prefetchCount, "%d messages, %d handlings", prefetchCount, calls.Load())
+	})
+	t.Run("PushShutdownLoses", func(t *testing.T) {
+		s := start(t)
+		s.work("a")
+		s.standing(time.Second)
+		started := make(chan struct{})
+		router := s.pushed(time.Second, func(m *message.Message) error {
+			close(started)
+			<-m.Context().Done()
+			return m.Context().Err()
+		}, nats.ManualAck())
+		came(t, "the handler runs", started)
+		must(t, router.Close())
+		again := make(chan struct{})
+		s.pushed(time.Second, func(*message.Message) error { close(again); return nil }, nats.ManualAck())
+		came(t, "the message is handled after the next start", again)
+		avoided(t, true, "what a handler was stopped in is handled after the next start")
 	})
 }
 
