@@ -21,14 +21,14 @@ import (
 )
 
 // together is a handler's work that tells whether a second one starts while the
-// first one runs.
-func together() (fn func(), result <-chan bool) {
+// first one runs, for that long at most.
+func together(d time.Duration) (fn func(), result <-chan bool) {
 	var started atomic.Int32
 	second, ran := make(chan struct{}), make(chan bool, 1)
 	return func() {
 		switch started.Add(1) {
 		case 1:
-			ran <- soon(second)
+			ran <- within(d, second)
 		case 2:
 			close(second)
 		}
@@ -41,13 +41,13 @@ func TestOneInFlight(t *testing.T) {
 
 	s.topic("work", jetstream.ConsumerConfig{})
 	s.send("work", "a", "b")
-	fn, ran := together()
+	fn, ran := together(moment)
 	s.handle("work", wmjetstream.SubscriberConfig{}, func(*message.Message) error { fn(); return nil })
 	beside := <-ran
 	watermill(t, !beside, "the second of two messages starts while the first is handled: %v", beside)
 
 	bus := open(t, s.URL())
-	ourFn, ran := together()
+	ourFn, ran := together(patience)
 	group(t, bus, posthorn.GroupConfig{}, func(context.Context, *posthorn.Event[work]) error { ourFn(); return nil })
 	ask(t, bus, "a", "b")
 	beside = <-ran
@@ -59,11 +59,11 @@ func TestBatchInTurn(t *testing.T) {
 	const n = 100
 	s := start(t)
 	// sent is how many of a batch leave while the server's answers are held back.
-	sent := func(p *proxy, publish func() error) int {
+	sent := func(d time.Duration, p *proxy, publish func() error) int {
 		p.hold()
 		done := make(chan error, 1)
 		go func() { done <- publish() }()
-		for end := time.Now().Add(moment); p.count() < n && time.Now().Before(end); {
+		for end := time.Now().Add(d); p.count() < n && time.Now().Before(end); {
 			time.Sleep(10 * time.Millisecond)
 		}
 		out := p.count()
@@ -80,7 +80,7 @@ func TestBatchInTurn(t *testing.T) {
 	for range n {
 		batch = append(batch, message.NewMessage(wm.NewUUID(), []byte("marked-for-counting")))
 	}
-	out := sent(p, func() error { return pub.Publish("work", batch...) })
+	out := sent(moment, p, func() error { return pub.Publish("work", batch...) })
 	watermill(t, out == 1, "of a batch of %d, %d leave before the first answer", n, out)
 
 	p = newProxy(t, s.Addr(), "marked-for-counting")
@@ -90,7 +90,7 @@ func TestBatchInTurn(t *testing.T) {
 	for range n {
 		events = append(events, asked.New(work{Key: "a", Text: "marked-for-counting"}))
 	}
-	out = sent(p, func() error { return bus.PublishAll(t.Context(), events...) })
+	out = sent(patience, p, func() error { return bus.PublishAll(t.Context(), events...) })
 	ours(t, out == n, "of a batch of %d, %d leave before the first answer", n, out)
 }
 
@@ -118,7 +118,7 @@ func TestRetryHoldsOthers(t *testing.T) {
 	fn, other := after()
 	s.handle("work", wmjetstream.SubscriberConfig{}, func(m *message.Message) error { return fn(string(m.Payload)) },
 		middleware.Retry{MaxRetries: 1, InitialInterval: time.Minute, MaxInterval: time.Minute, Multiplier: 1}.Middleware)
-	passed := soon(other)
+	passed := within(moment, other)
 	watermill(t, !passed, "while one message waits a minute for its retry, another is handled: %v", passed)
 
 	bus := open(t, s.URL())
@@ -131,7 +131,7 @@ func TestRetryHoldsOthers(t *testing.T) {
 }
 
 // Messages that are each handled well within the limit, and not all of them together.
-const prefetchCount, prefetchEach, prefetchLimit = 6, 700 * time.Millisecond, 2 * time.Second
+const prefetchCount, prefetchEach, prefetchLimit = 8, 500 * time.Millisecond, 3 * time.Second
 
 func prefetchTexts() (texts []string) {
 	for i := range prefetchCount {
@@ -157,12 +157,7 @@ func TestPrefetchTimer(t *testing.T) {
 		time.Sleep(each)
 		return nil
 	})
-	repeated := false
-	select {
-	case <-again:
-		repeated = true
-	case <-time.After(n*each + 2*limit):
-	}
+	repeated := within(patience, again)
 	watermill(t, repeated, "%d messages, each handled in %v, limit %v: one is handled a second time: %v", n, each, limit, repeated)
 
 	bus := open(t, s.URL())
@@ -194,20 +189,11 @@ func TestHotLoop(t *testing.T) {
 			return errors.New("never")
 		}, calls, often
 	}
-	endless := func(many <-chan struct{}) bool {
-		select {
-		case <-many:
-			return true
-		case <-time.After(patience):
-			return false
-		}
-	}
-
 	s.topic("work", jetstream.ConsumerConfig{})
 	s.send("work", "fails")
 	fn, calls, many := fails()
 	s.handle("work", wmjetstream.SubscriberConfig{}, fn)
-	watermill(t, endless(many), "a message that always fails is handled %d times and goes on", calls.Load())
+	watermill(t, within(patience, many), "a message that always fails is handled %d times and goes on", calls.Load())
 
 	ch := gochannel.NewGoChannel(gochannel.Config{}, wm.NopLogger{})
 	t.Cleanup(func() { ch.Close() })
@@ -216,7 +202,7 @@ func TestHotLoop(t *testing.T) {
 	router.AddConsumerHandler("work", "work", ch, fn)
 	run(t, router)
 	must(t, ch.Publish("work", message.NewMessage(wm.NewUUID(), nil)))
-	watermill(t, endless(many), "on a GoChannel a message that always fails is handled %d times and goes on", calls.Load())
+	watermill(t, within(patience, many), "on a GoChannel a message that always fails is handled %d times and goes on", calls.Load())
 
 	bus := open(t, s.URL())
 	var ourCalls atomic.Int32

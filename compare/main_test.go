@@ -20,9 +20,9 @@ import (
 )
 
 const (
-	// patience bounds the wait for what has to come.
+	// patience bounds the wait for what is expected to come.
 	patience = 60 * time.Second
-	// moment is for how long a test looks for what should not come.
+	// moment is for how long a test looks for what is expected not to come.
 	moment = 2 * time.Second
 )
 
@@ -134,12 +134,12 @@ func came(t *testing.T, what string, c <-chan struct{}) {
 	}
 }
 
-// soon tells whether a signal comes within a moment.
-func soon(c <-chan struct{}) bool {
+// within tells whether a signal comes in that time.
+func within(d time.Duration, c <-chan struct{}) bool {
 	select {
 	case <-c:
 		return true
-	case <-time.After(moment):
+	case <-time.After(d):
 		return false
 	}
 }

@@ -23,7 +23,7 @@ func (s *server) push(ackWait time.Duration, opts ...nats.SubOpt) *wmnats.Subscr
 	must(s.t, err)
 	s.t.Cleanup(nc.Close)
 	sub, err := wmnats.NewSubscriberWithNatsConn(nc, wmnats.SubscriberSubscriptionConfig{
-		QueueGroupPrefix: consumerName, AckWaitTimeout: ackWait, CloseTimeout: 5 * time.Second,
+		QueueGroupPrefix: consumerName, AckWaitTimeout: ackWait, CloseTimeout: patience / 6,
 		JetStream: wmnats.JetStreamConfig{DurablePrefix: consumerName,
 			SubscribeOptions: append(opts, nats.AckExplicit(), nats.AckWait(ackWait))},
 	}, wm.NopLogger{})
@@ -65,7 +65,7 @@ func TestPush(t *testing.T) {
 	t.Run("OneInFlight", func(t *testing.T) {
 		s := start(t)
 		s.work("a", "b")
-		fn, ran := together()
+		fn, ran := together(moment)
 		s.pushed(ackWait, func(*message.Message) error { fn(); return nil })
 		beside := <-ran
 		watermill(t, !beside, "the second of two messages starts while the first is handled: %v", beside)
@@ -83,12 +83,7 @@ func TestPush(t *testing.T) {
 			time.Sleep(prefetchEach)
 			return nil
 		})
-		repeated := false
-		select {
-		case <-again:
-			repeated = true
-		case <-time.After(prefetchCount*prefetchEach + 2*prefetchLimit):
-		}
+		repeated := within(patience, again)
 		watermill(t, repeated, "%d messages, each handled in %v, limit %v: one is handled a second time: %v", prefetchCount, prefetchEach, prefetchLimit, repeated)
 	})
 
@@ -103,12 +98,7 @@ func TestPush(t *testing.T) {
 			}
 			return errors.New("never")
 		})
-		endless := false
-		select {
-		case <-many:
-			endless = true
-		case <-time.After(patience):
-		}
+		endless := within(patience, many)
 		watermill(t, endless, "a message that always fails is handled %d times and goes on", calls.Load())
 	})
 
@@ -120,7 +110,7 @@ func TestPush(t *testing.T) {
 		router := s.pushed(ackWait, func(m *message.Message) error {
 			if string(m.Payload) == "second" { // the first is acknowledged by now
 				close(started)
-				cancelled <- soon(m.Context().Done())
+				cancelled <- within(patience/20, m.Context().Done())
 			}
 			return nil
 		})
@@ -155,7 +145,7 @@ func TestPush(t *testing.T) {
 		came(t, "the handler runs", started)
 		must(t, router.Close())
 		lost := false
-		for end := time.Now().Add(moment); !lost && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(patience); !lost && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			lost = s.pushConsumer().AckFloor.Stream == 1
 		}
 		watermill(t, lost, "Close() ends the context of a handler, which returns the error; the message is acknowledged: %v", lost)

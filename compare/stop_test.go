@@ -41,7 +41,7 @@ func TestShutdown(t *testing.T) {
 	cancelled := false
 	router.AddHandler("work", "work", s.subscriber(wmjetstream.SubscriberConfig{}), "answer", pub, func(m *message.Message) ([]*message.Message, error) {
 		close(started)
-		cancelled = soon(m.Context().Done())
+		cancelled = within(patience/20, m.Context().Done()) // less than Close waits
 		<-goOn
 		return []*message.Message{message.NewMessage(wm.NewUUID(), []byte("answer"))}, nil
 	})
@@ -49,7 +49,7 @@ func TestShutdown(t *testing.T) {
 	came(t, "the handler runs", started)
 	closed := make(chan error, 1)
 	go func() { closed <- router.Close() }()
-	for end := time.Now().Add(moment); !nc.IsClosed() && time.Now().Before(end); {
+	for end := time.Now().Add(patience / 20); !nc.IsClosed() && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	close(goOn)
@@ -60,12 +60,7 @@ func TestShutdown(t *testing.T) {
 
 	again := make(chan struct{})
 	s.handle("work", wmjetstream.SubscriberConfig{}, func(*message.Message) error { close(again); return nil })
-	repeated := false
-	select {
-	case <-again:
-		repeated = true
-	case <-time.After(patience):
-	}
+	repeated := within(patience, again)
 	watermill(t, repeated, "after the next start the same message is handled again: %v", repeated)
 
 	bus := open(t, s.URL())
@@ -74,7 +69,7 @@ func TestShutdown(t *testing.T) {
 	cancelled = false
 	g := group(t, bus, posthorn.GroupConfig{}, func(ctx context.Context, e *posthorn.Event[work]) error {
 		close(started)
-		cancelled = soon(ctx.Done())
+		cancelled = within(moment, ctx.Done())
 		published = answered.Publish(ctx, bus, work{Key: e.Key})
 		return nil
 	})
@@ -158,14 +153,39 @@ func cancelChild(url string) error {
 		<-m.Context().Done()
 		return m.Context().Err()
 	})
-	ended := make(chan error, 1)
-	go func() { ended <- router.Run(context.Background()) }()
+	go router.Run(context.Background())
 	<-started
-	time.Sleep(moment / 4) // so that the client has fetched more
+	if err := sentAll(url); err != nil {
+		return err
+	}
 	h.Stop()
-	time.Sleep(moment) // what it has fetched is looked at now
-	router.Close()
-	return <-ended
+	time.Sleep(patience / 4) // what the client has fetched is looked at now
+	return nil
+}
+
+// sentAll waits until the server has sent the whole backlog to the client.
+func sentAll(url string) error {
+	nc, err := nats.Connect(url)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience/4)
+	defer cancel()
+	for {
+		c, err := js.Consumer(ctx, "work", consumerName)
+		if err != nil {
+			return err
+		}
+		if c.CachedInfo().NumAckPending == backlog {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // A handler that is stopped with messages before it ends the process.

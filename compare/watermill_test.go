@@ -117,7 +117,7 @@ func (s *server) send(topic string, payloads ...string) {
 // route returns a router that is yet to be run.
 func route(t *testing.T, log wm.LoggerAdapter, m ...message.HandlerMiddleware) *message.Router {
 	t.Helper()
-	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: 5 * time.Second}, log)
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: patience / 6}, log)
 	must(t, err)
 	router.AddMiddleware(m...)
 	return router
