@@ -21,6 +21,7 @@ var clockless = map[string]string{
 	"driver/embedded/natstest":           "it is part of tests",
 	"driver/embedded/internal/processes": "it is part of tests",
 	"bench":                              "it measures, and writes down when",
+	"compare":                            "it is tests",
 	"cmd/posthorn":                       "a program for people, who have the system's clock before their eyes",
 	"examples":                           "a user's code",
 	"interop":                            "it is tests",

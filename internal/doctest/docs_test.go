@@ -24,6 +24,7 @@ var notRun = map[string]string{
 	"make generate":           "it may change the tree; make lint tells whether it would",
 	"make demo DATA=*":        "the file is not in the repository",
 	"go test ./driver/memory": "make test runs it",
+	"cd compare && go test*":  "make test runs it",
 	"go test ./driver/embedded -run '^$' -bench*": "it takes long, and its figures mean nothing beside other tests",
 	".ci/run": "it calls make test",
 	"git *":   "it changes the tree, or needs a network",
@@ -151,7 +152,7 @@ func TestLinks(t *testing.T) {
 
 // folders are those of the root; a code span that begins with one of them is a
 // path, and has to exist.
-var folders = []string{"bench/", "cmd/", "driver/", "internal/", "docs/", "examples/", "interop/", "scripts/", ".ci/"}
+var folders = []string{"bench/", "cmd/", "compare/", "driver/", "internal/", "docs/", "examples/", "interop/", "scripts/", ".ci/"}
 
 // TestPaths looks for each path that a document names in a code span.
 func TestPaths(t *testing.T) {
