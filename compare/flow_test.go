@@ -131,7 +131,7 @@ func TestRetryHoldsOthers(t *testing.T) {
 }
 
 // Messages that are each handled well within the limit, and not all of them together.
-const prefetchCount, prefetchEach, prefetchLimit = 8, 500 * time.Millisecond, 3 * time.Second
+const prefetchCount, prefetchEach, prefetchLimit = 8, 1500 * time.Millisecond, 8 * time.Second
 
 func prefetchTexts() (texts []string) {
 	for i := range prefetchCount {

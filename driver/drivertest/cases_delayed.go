@@ -370,6 +370,7 @@ var brokenDelays = []*brokenDriver{
 			"delayed/*":  "what was delayed since the watch began does not come",
 			"seam/watch": "it watches",
 			"dead/*":     "what is replayed since the watch began is not told",
+			"strict/*":   "what is replayed since the watch began is not told",
 		},
 		wrap: breakLanes(func(*brokenWorld) func(driver.Lane) *laneShim {
 			return func(l driver.Lane) *laneShim {
