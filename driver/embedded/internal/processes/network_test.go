@@ -143,7 +143,7 @@ func network(t *testing.T, b broker) {
 			hits[f.name]++
 			c.progress(t, 100)
 		}
-		t.Logf("round %d: %d events are handled, %d batches were refused", round+1, c.ends(t), c.refused)
+		t.Logf("round %d: %d events are handled", round+1, c.ends(t))
 	}
 	stop()
 	c.settled(t)
@@ -155,7 +155,7 @@ func network(t *testing.T, b broker) {
 	n := c.check(t, cfg)
 	c.attempts(t, cfg)
 	c.storedOnce(t)
-	t.Logf("%d events handled, %d of them more than once; faults: %v", n.handled, n.repeated, hits)
+	t.Logf("%d events handled, %d of them more than once; %d batches were refused; faults: %v", n.handled, n.repeated, c.refused, hits)
 }
 
 // oneMore tells whether a batch was confirmed since it was made.
