@@ -105,11 +105,11 @@ func FuzzURL(f *testing.F) {
 		const secret = "SESAME5417"
 		for _, p := range plainParams {
 			if strings.Contains(strings.ToLower(before), p) {
-				t.Skip("a parameter that may be shown")
+				return // a parameter that may be shown
 			}
 		}
 		if strings.ContainsAny(before, "?") && strings.ContainsAny(before, "=%+") {
-			t.Skip("nor is it the beginning of a password, where it is a parameter's value")
+			return // nor is it the beginning of a password, where it is a parameter's value
 		}
 		raw := "nats://" + before + secret + "@" + after
 		u, err := parseURL(raw)
@@ -120,7 +120,7 @@ func FuzzURL(f *testing.F) {
 			return
 		}
 		if _, has := u.User.Password(); has && strings.Contains(u.User.Username(), secret) {
-			t.Skip("the name of a user")
+			return // the name of a user
 		}
 		if shown := redact(u); strings.Contains(shown, secret) {
 			t.Errorf("%q is shown as %q", raw, shown)
