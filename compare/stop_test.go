@@ -159,7 +159,9 @@ func cancelChild(url string) error {
 		return err
 	}
 	h.Stop()
-	time.Sleep(patience / 4) // what the client has fetched is looked at now
+	// The process ends by a panic meanwhile, when what the client has fetched is looked
+	// at; this is how long it is given before it counts as well.
+	time.Sleep(patience / 4)
 	return nil
 }
 

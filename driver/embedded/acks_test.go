@@ -74,33 +74,7 @@ func TestServePassesAcknowledgementsOn(t *testing.T) {
 		}
 	}
 
-	release := g.block()
-	defer release()
-	done := make(chan []driver.Outcome, 2)
-	send := func(prefix string, n int) {
-		before := b.last(order0)
-		b.Append(order0, events(prefix, n), time.Now().Add(time.Minute), func(o []driver.Outcome) { done <- o })
-		eventually(t, "stored on the server", func() bool { return b.last(order0) == before+uint64(n) })
-	}
-	begun := g.begun.Load()
-	send("held", 3)
-	eventually(t, "a sync has begun", func() bool { return g.begun.Load() > begun })
-	send("behind", 1) // the sync that runs does not cover it
-	select {
-	case o := <-done:
-		t.Fatalf("confirmed without a sync: %+v", o)
-	default:
-	}
-	n := g.ended.Load()
-	release()
-	<-done
-	if g.ended.Load() == n {
-		t.Error("confirmed without a sync")
-	}
-	<-done
-	if g.ended.Load() < n+2 {
-		t.Error("a sync that had begun before confirmed what came after")
-	}
+	confirmsBySync(t, b, &g)
 	if n := heard(t, nc, barriers); n > 0 {
 		t.Errorf("%d barriers were asked for", n)
 	}

@@ -81,17 +81,25 @@ func TestNothingIsConfirmedBeforeItsSync(t *testing.T) {
 		t.Fatalf("%d of %d were confirmed early or badly", early.Load(), confirmed.Load())
 	}
 
+	confirmsBySync(t, b, &g)
+}
+
+// confirmsBySync wants a message confirmed by a sync that began after the server had
+// stored it, and by no earlier one.
+func confirmsBySync(t *testing.T, b *bed, g *gate) {
+	t.Helper()
 	release := g.block()
 	defer release()
 	done := make(chan []driver.Outcome, 2)
-	before, begun := b.last(order0), g.begun.Load()
-	b.Append(order0, events("held", 3), time.Now().Add(time.Minute), func(o []driver.Outcome) { done <- o })
-	eventually(t, "stored on the server", func() bool { return b.last(order0) == before+3 })
+	send := func(prefix string, n int) {
+		before := b.last(order0)
+		b.Append(order0, events(prefix, n), time.Now().Add(time.Minute), func(o []driver.Outcome) { done <- o })
+		eventually(t, "stored on the server", func() bool { return b.last(order0) == before+uint64(n) })
+	}
+	begun := g.begun.Load()
+	send("held", 3)
 	eventually(t, "a sync has begun", func() bool { return g.begun.Load() > begun })
-	// While that sync runs, another message is stored: the running sync does not
-	// cover it.
-	b.Append(order0, events("behind", 1), time.Now().Add(time.Minute), func(o []driver.Outcome) { done <- o })
-	eventually(t, "stored on the server", func() bool { return b.last(order0) == before+4 })
+	send("behind", 1) // the sync that runs does not cover it
 	select {
 	case o := <-done:
 		t.Fatalf("confirmed without a sync: %+v", o)
