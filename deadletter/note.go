@@ -126,7 +126,7 @@ type oldNote struct {
 func oldNoteOf(e *driver.Entry) oldNote {
 	var h noteHead
 	_ = json.Unmarshal(e.Head, &h) // one that cannot be read takes little room
-	return oldNote{name: e.Name, size: h.Size}
+	return oldNote{name: e.Name, size: max(h.Size, 0)}
 }
 
 // tooOld names the notes that have to go, to make room for one more.
